@@ -1,0 +1,220 @@
+// The table of operations that a backend provides: views in, views out.
+//
+// One step of the model is a list of these calls on one thread; a backend spreads each over its own
+// threads. Every operation has a plain-loop twin in kernels/reference that defines "correct".
+//
+// Promise   A row's result bits depend on that row's inputs and the layer's shape alone: not on the
+//           number of rows, their order, or the number of threads. Reductions run in an order fixed
+//           by the shape; nothing is accumulated atomically.
+// Shapes    are checked when a model is loaded (Supports below); the calls themselves can not fail.
+//           Arrays are row-major; a stride counts floats from one row to the next. rows may be 0.
+// Threads   one caller at a time.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "kernels/types.h"
+
+namespace tandem::kernels {
+
+// out[t, :] = table[ids[t], :] * scale
+struct EmbedArgs {
+  WeightView table;              // [vocab, dim]
+  std::span<const int32_t> ids;  // [rows], each in [0, vocab)
+  float scale = 1.0f;
+  float* out = nullptr;  // [rows, dim]
+};
+
+// Per-layer inputs (gemma4.md 2.3), in place on the context projection:
+//   ctx[t,l,:] = (RmsNorm(ctx[t,l,:] * ctx_scale; norm) + table[ids[t], l, :] * table_scale) * out_scale
+struct PleArgs {
+  std::span<const int32_t> ids;  // [rows]; ids outside [0, table_rows) read row 0
+  const Bf16* table = nullptr;   // [table_rows, layers * width] row-major; may be unaligned to 4 bytes
+  int64_t table_rows = 0;
+  const float* norm = nullptr;  // [width]
+  float* ctx = nullptr;         // [rows, layers * width], in and out
+  int layers = 0;
+  int width = 0;
+  float ctx_scale = 1.0f;
+  float table_scale = 1.0f;
+  float out_scale = 1.0f;
+  float eps = 0.0f;
+};
+
+// y[t, :] = x[t, :] * (mean(x[t, :]^2) + eps)^(-1/2) * weight        (gemma4.md 2.1)
+struct RmsNormArgs {
+  const float* x = nullptr;       // [rows, dim]
+  const float* weight = nullptr;  // [dim], or null for a weight of 1
+  float* y = nullptr;             // [rows, dim]; may be x
+  int rows = 0;
+  int dim = 0;
+  float eps = 0.0f;
+};
+
+// h[t, :] = (h[t, :] + RmsNorm(a[t, :]; weight)) * scale
+struct NormAddArgs {
+  const float* a = nullptr;       // [rows, dim]
+  const float* weight = nullptr;  // [dim]
+  float* h = nullptr;             // [rows, dim], in and out
+  int rows = 0;
+  int dim = 0;
+  float eps = 0.0f;
+  float scale = 1.0f;
+};
+
+// y[t, n] = sum_k w[n, k] * x[t, k], k ascending.
+struct LinearArgs {
+  const float* x = nullptr;  // [rows, x_stride], w.in values used
+  int64_t x_stride = 0;
+  WeightView w;
+  float* y = nullptr;  // [rows, y_stride], w.out values written
+  int64_t y_stride = 0;
+  int rows = 0;
+  bool f32_operands = false;  // true: never round x to bf16, whatever the backend's dtype
+};
+
+// y[t, i] = gelu_tanh(gate_i . x[t]) * (up_i . x[t])
+// w holds gate and up rows interleaved by tiles: 16 gate rows, 16 up rows, 16 gate rows, ...
+// so w.out = 2 * 16 * ceil(width/16); rows past `width` are zero.
+struct LinearGegluArgs {
+  const float* x = nullptr;  // [rows, x_stride]
+  int64_t x_stride = 0;
+  WeightView w;  // [2 * 16 * ceil(width/16), in]
+  float* y = nullptr;  // [rows, y_stride], `width` values written
+  int64_t y_stride = 0;
+  int rows = 0;
+  int width = 0;
+};
+
+// y[t, i] = gelu_tanh(a[t, i]) * b[t, i]
+struct GeluMulArgs {
+  const float* a = nullptr;
+  int64_t a_stride = 0;
+  const float* b = nullptr;
+  int64_t b_stride = 0;
+  float* y = nullptr;  // may be a
+  int64_t y_stride = 0;
+  int rows = 0;
+  int dim = 0;
+};
+
+// cos, sin of positions[t] * inv_freq[j], the angle an f32 product (gemma4.md 2.4).
+struct RopeTableArgs {
+  std::span<const int32_t> positions;  // [rows]
+  std::span<const float> inv_freq;     // [live], the non-zero frequencies
+  float* cos = nullptr;                // [rows, live]
+  float* sin = nullptr;                // [rows, live]
+};
+
+// Behind the fused q/k/v projection (gemma4.md 2.5). q heads: RmsNorm with q_norm, then rope, in
+// place. k heads: RmsNorm with k_norm, then rope, stored. v heads: RmsNorm without weight, stored;
+// without v columns, v is made from the k columns as projected. Dimension j is paired with
+// j + head_dim/2; only pairs j < live are rotated.
+struct QkvPostArgs {
+  float* qkv = nullptr;  // [rows, stride]: q heads, k heads, v heads, head-major
+  int64_t stride = 0;
+  int rows = 0;
+  int num_q_heads = 0;
+  int num_kv_heads = 0;  // 0: a layer that shares KV; nothing is stored
+  int head_dim = 0;
+  bool has_v = true;
+  const float* q_norm = nullptr;  // [head_dim]
+  const float* k_norm = nullptr;  // [head_dim]
+  const float* cos = nullptr;     // [rows, live]
+  const float* sin = nullptr;     // [rows, live]
+  int live = 0;
+  float eps = 0.0f;
+  KvView kv;
+  const int32_t* cells = nullptr;  // [rows] block * block_tokens + cell where the row is stored
+};
+
+// A run of rows of one sequence.
+struct AttentionSegment {
+  int row_begin = 0;
+  int num_rows = 0;
+  const int32_t* block_table = nullptr;  // block id of position p at [p / block_tokens]
+};
+
+// out[t, n, :] = sum_p softmax_p(q[t, n] . K[p, n/g]) V[p, n/g] over visible positions p in
+// [visible_begin[t], visible_end[t]), g = num_q_heads/num_kv_heads; scale 1; an empty interval
+// gives 0. Rows of one segment are ascending in visible_end. Blocks wholly outside every row's
+// interval are never read; a table entry there may be -1. Bytes outside the interval may be
+// anything, NaN included.
+struct AttentionArgs {
+  const float* q = nullptr;  // [rows, q_stride]
+  int64_t q_stride = 0;
+  float* out = nullptr;  // [rows, num_q_heads * head_dim]
+  std::span<const AttentionSegment> segments;
+  const int32_t* visible_begin = nullptr;  // [rows]
+  const int32_t* visible_end = nullptr;    // [rows]
+  int num_q_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  KvView kv;
+};
+
+// Per row: softmax over the logits in f32, the top_k largest (ties to the lower expert), weights
+// renormalised over the chosen and multiplied by expert_scale (gemma4.md 2.7).
+struct RouteArgs {
+  const float* logits = nullptr;  // [rows, experts]
+  int rows = 0;
+  int experts = 0;
+  int top_k = 0;
+  const float* expert_scale = nullptr;  // [experts]
+  int32_t* ids = nullptr;               // [rows, top_k], ascending expert id
+  float* weights = nullptr;             // [rows, top_k]
+};
+
+// out[t, :] = sum over the row's experts, ascending id, of weights * down_e(geglu_e(x[t]))
+struct ExpertsArgs {
+  const float* x = nullptr;  // [rows, dim]
+  int rows = 0;
+  int dim = 0;
+  int width = 0;                             // M, width of one expert
+  int top_k = 0;
+  std::span<const WeightView> gate_up;       // [experts] each interleaved as in LinearGegluArgs
+  std::span<const WeightView> down;          // [experts] each [dim, width]
+  const int32_t* ids = nullptr;              // [rows, top_k], ascending expert id
+  const float* weights = nullptr;            // [rows, top_k]
+  float* out = nullptr;                      // [rows, dim]
+};
+
+// x = cap * tanh(x / cap), in place.
+struct SoftcapArgs {
+  float* x = nullptr;  // [count]
+  int64_t count = 0;
+  float cap = 0.0f;
+};
+
+// What a loaded model asks a backend for before the first step.
+struct AttentionShape {
+  int head_dim = 0;
+  KvFormat k_format = KvFormat::kBf16;
+  KvFormat v_format = KvFormat::kBf16;
+};
+
+// Filled once by a backend; `backend` is the first argument of every call.
+struct Ops {
+  void* backend = nullptr;
+  std::string name;  // for logs and reports: "cpu avx512bf16, 2 threads"
+
+  bool (*supports)(const AttentionShape&) = nullptr;
+
+  void (*embed)(void* backend, const EmbedArgs&) = nullptr;
+  void (*ple)(void* backend, const PleArgs&) = nullptr;
+  void (*rms_norm)(void* backend, const RmsNormArgs&) = nullptr;
+  void (*norm_add)(void* backend, const NormAddArgs&) = nullptr;
+  void (*linear)(void* backend, const LinearArgs&) = nullptr;
+  void (*linear_geglu)(void* backend, const LinearGegluArgs&) = nullptr;
+  void (*gelu_mul)(void* backend, const GeluMulArgs&) = nullptr;
+  void (*rope_table)(void* backend, const RopeTableArgs&) = nullptr;
+  void (*qkv_post)(void* backend, const QkvPostArgs&) = nullptr;
+  void (*attention)(void* backend, const AttentionArgs&) = nullptr;
+  void (*route)(void* backend, const RouteArgs&) = nullptr;
+  void (*experts)(void* backend, const ExpertsArgs&) = nullptr;
+  void (*softcap)(void* backend, const SoftcapArgs&) = nullptr;
+};
+
+}  // namespace tandem::kernels

@@ -1,0 +1,65 @@
+// Plain types that every backend shares: 16-bit floats, KV formats, where a KV row lives.
+//
+// Not here  who owns the bytes (kvcache/block_store.h); arithmetic on them (ops.h).
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace tandem::kernels {
+
+// bfloat16 as stored: the upper half of a binary32.
+struct Bf16 {
+  uint16_t bits = 0;
+};
+
+inline float ToFloat(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+
+// Nearest bf16, ties to even; NaN stays NaN.
+inline Bf16 ToBf16(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
+}
+
+// How one KV row (one token of one KV head, `head_dim` values) is stored.
+enum class KvFormat : uint8_t { kF32 = 0, kBf16 = 1 };
+
+// Bytes of the codes of one row.
+constexpr size_t KvRowBytes(KvFormat format, int head_dim) {
+  return static_cast<size_t>(head_dim) * (format == KvFormat::kF32 ? 4 : 2);
+}
+
+// The K and V rows of one layer in the blocks of its KV group. A block holds 2^log2_block_tokens
+// tokens; for each KV head it has one head-block: K rows, then V rows (spec: head-page).
+//   K row of (block, head, cell) = base + block*block_stride + head*head_stride + cell*k_row_bytes
+//   V row                        = the same + v_offset + cell*v_row_bytes (instead of k_row_bytes)
+struct KvView {
+  std::byte* base = nullptr;
+  size_t block_stride = 0;  // bytes
+  size_t head_stride = 0;   // bytes
+  size_t v_offset = 0;      // bytes from a head-block's first K row to its first V row
+  int log2_block_tokens = 5;
+  KvFormat k_format = KvFormat::kBf16;
+  KvFormat v_format = KvFormat::kBf16;
+};
+
+// A linear weight W [out, in] of y = W x, bf16, packed for the CPU:
+//   data [ceil(out/16)][ceil(in/2)][16][2], element (n, k) at [n/16][k/2][n%16][k%2],
+// zero where n >= out or k >= in; 64-byte aligned. One 64-byte line is one pair of inputs of 16
+// outputs, which is what vdpbf16ps and AMX eat and what widens to f32 by a shift and a mask.
+struct WeightView {
+  const Bf16* data = nullptr;
+  int out = 0;
+  int in = 0;
+};
+
+constexpr int kTileOutputs = 16;
+
+constexpr size_t PackedTiles(int out) { return (static_cast<size_t>(out) + 15) / 16; }
+constexpr size_t PackedElements(int out, int in) {
+  return PackedTiles(out) * ((static_cast<size_t>(in) + 1) / 2) * 32;
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,90 @@
+// What a client asked for, and what it is told: the plain structs between server/ and the scheduler.
+//
+// A Request is immutable once submitted. Everything that happens to it comes back as TokenEvents in
+// order, on the scheduler's thread, through a sink that must not block.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/sampling.h"
+
+namespace tandem::scheduler {
+
+using RequestId = uint64_t;  // process-wide, given by Scheduler::Submit
+
+struct StopParams {
+  int max_tokens = 0;  // 0: only score the prompt (needs prompt_logprobs)
+  int min_tokens = 0;  // until then none of the stops below is drawn
+  std::vector<int32_t> eos_ids;   // the model's, or empty with ignore_eos
+  std::vector<int32_t> stop_ids;  // the client's
+  int64_t time_limit_us = 0;      // from arrival; 0: none. Ends with kTimeLimit and status OK
+};
+
+struct Request {
+  std::string client_id;  // for logs
+  std::vector<int32_t> prompt;
+  engine::SamplingParams sampling;
+  StopParams stop;
+  engine::LogprobOptions logprobs;        // of output tokens
+  engine::LogprobOptions prompt_logprobs;  // of prompt tokens from position 1 on
+  int n = 1;                               // choices
+  int priority = 0;                        // -100..100, higher first
+  std::string tenant;
+  int64_t arrival_us = 0;  // on the scheduler's clock
+  int64_t deadline_us = std::numeric_limits<int64_t>::max();       // ends with DEADLINE_EXCEEDED
+  int64_t queue_timeout_us = std::numeric_limits<int64_t>::max();  // same, before the first row runs
+};
+
+enum class FinishReason {
+  kStopEos,
+  kStopToken,
+  kStopString,  // decided by server/ (text is not known here)
+  kMaxTokens,
+  kContextLength,
+  kTimeLimit,
+  kAborted,
+};
+
+struct RequestStats {
+  int prompt_tokens = 0;
+  int cached_prompt_tokens = 0;
+  int completion_tokens = 0;  // over all choices
+  int preemptions = 0;
+  int recomputed_tokens = 0;
+  int64_t queue_us = 0;    // arrival to first row
+  int64_t prefill_us = 0;  // first row to first token
+  int64_t decode_us = 0;   // first token to the end
+  int64_t ttft_us = 0;     // arrival to first token; 0 when there was none
+  int64_t total_us = 0;
+};
+
+struct TokenEvent {
+  enum class Kind {
+    kStarted,         // the request's first row is about to run; once
+    kPromptLogprobs,  // `tokens` score prompt positions first_position.. ; ascending
+    kTokens,          // `tokens` of `choice`
+    kChoiceFinished,  // `choice` ended with `reason`
+    kFinished,        // last event: `status` and `stats`; nothing of the request is held any more
+  };
+  Kind kind = Kind::kStarted;
+  int choice = 0;
+  int first_position = 0;
+  std::vector<engine::SampledToken> tokens;
+  FinishReason reason = FinishReason::kAborted;
+  int32_t stop_id = -1;  // with kStopEos, kStopToken: the id that ended the choice
+  absl::Status status;
+  RequestStats stats;
+};
+
+// Called on the scheduler's thread, in order; must return at once.
+using EventSink = std::function<void(TokenEvent event)>;
+
+enum class CancelCause { kClientGone, kAborted, kStopString, kDeadline, kDrain };
+
+}  // namespace tandem::scheduler

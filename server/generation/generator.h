@@ -1,0 +1,114 @@
+// From a prompt in text to text that streams: the part of the server that is not a wire protocol.
+//
+// In        a GenerationSpec from gRPC, or from `tandem run`.
+// Out       OutputEvents, in order, on a thread of the text pool.
+// Not here  gRPC and proto types (server/grpc); who runs next (scheduler/).
+// Threads   Start and Cancel from any thread. Tokenizing, detokenizing, the search for stop strings
+//           and the packing of deltas run on the text pool, never on the caller's thread and never
+//           on the scheduler's. The events of one request are delivered one at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "scheduler/request.h"
+#include "scheduler/scheduler.h"
+#include "server/text/tokenizer.h"
+
+namespace tandem::server {
+
+struct TextPrompt {
+  std::string text;  // valid UTF-8
+  bool add_bos = true;
+  bool parse_special = false;
+};
+
+struct GenerationSpec {
+  std::variant<TextPrompt, std::vector<int32_t>> prompt;
+  std::optional<int> truncate_prompt_tokens;  // keep the last k tokens (and the BOS that was added)
+  scheduler::Request request;                 // all but `prompt`, which is filled from the above;
+                                              // stop.max_tokens < 0: as many as the context allows
+  bool text = true;                           // false: no detokenizing (then no stop strings)
+  bool skip_special_tokens = true;
+  std::vector<std::string> stop;  // stop strings
+  bool include_stop = false;
+  int stream_interval_tokens = 1;  // at least so many new tokens per delta, but for first and last
+  int stream_interval_ms = 0;      // hold a delta up to so long to merge more tokens
+};
+
+struct OutputEvent {
+  enum class Kind {
+    kStarted,         // prompt_ids is filled; once, when the request's first row is about to run
+    kPromptLogprobs,  // `tokens` score prompt positions first_position..
+    kDelta,           // new `tokens` of `choice` and the text that became certain
+    kChoiceFinished,  // after the last delta of `choice`
+    kFinished,        // last event
+  };
+  Kind kind = Kind::kStarted;
+  std::vector<int32_t> prompt_ids;
+  int64_t queue_us = 0;  // with kStarted
+  int choice = 0;
+  int position = 0;        // completion tokens of the choice sent before this delta
+  int first_position = 0;  // with kPromptLogprobs
+  std::string text;
+  std::vector<engine::SampledToken> tokens;
+  scheduler::FinishReason reason = scheduler::FinishReason::kAborted;
+  std::string stop_text;      // with kStopString: the stop string that matched
+  int32_t stop_id = -1;       // with kStopToken, kStopEos
+  int completion_tokens = 0;  // with kChoiceFinished
+  absl::Status status;        // with kFinished
+  scheduler::RequestStats stats;  // with kFinished; completion_tokens counts what was delivered
+};
+
+using OutputSink = std::function<void(OutputEvent event)>;
+
+struct GeneratorConfig {
+  int text_threads = 2;
+  int max_context = 0;         // tokens of prompt and completion together
+  int default_max_tokens = 0;  // 0: as many as the context allows
+  int64_t max_prompt_bytes = 4 << 20;
+};
+
+// What the text layer knows of the model.
+struct ModelText {
+  const Tokenizer* tokenizer = nullptr;
+  int vocab_size = 0;
+  std::vector<int32_t> invalid_prompt_ids;  // media tokens: refused in client-supplied token lists
+};
+
+class Generator {
+ public:
+  using Handle = uint64_t;
+
+  Generator(const GeneratorConfig& config, const ModelText& model, scheduler::Scheduler& scheduler);
+  ~Generator();  // every started request must have finished
+  Generator(const Generator&) = delete;
+  Generator& operator=(const Generator&) = delete;
+
+  // Never fails and never blocks: what is wrong with the prompt, or a full queue, arrives as
+  // kFinished with its status.
+  Handle Start(GenerationSpec spec, OutputSink sink);
+
+  // Idempotent; unknown or finished handles are ignored. The request still ends with kFinished.
+  void Cancel(Handle handle, scheduler::CancelCause cause);
+
+  // Runs `work` on the text pool: Tokenize, Detokenize and CountTokens of the service.
+  void RunOnTextPool(std::function<void()> work);
+
+  // The prompt checks of grpc-surface 2.4, without running anything.
+  absl::StatusOr<std::vector<int32_t>> PromptIds(const GenerationSpec& spec) const;
+
+  int max_prompt_tokens() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::server
