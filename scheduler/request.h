@@ -1,4 +1,5 @@
-// What a client asked for, and what it is told: the plain structs between server/ and the scheduler.
+// What a client asked for, and what it is told: the plain structs between server/ and the
+// scheduler.
 //
 // A Request is immutable once submitted. Everything that happens to it comes back as TokenEvents in
 // order, on the scheduler's thread, through a sink that must not block.
@@ -19,11 +20,12 @@ namespace tandem::scheduler {
 using RequestId = uint64_t;  // process-wide, given by Scheduler::Submit
 
 struct StopParams {
-  int max_tokens = 0;  // 0: only score the prompt (needs prompt_logprobs)
-  int min_tokens = 0;  // until then none of the stops below is drawn
+  int max_tokens = 0;             // 0: only score the prompt (needs prompt_logprobs)
+  int min_tokens = 0;             // until then none of the stops below is drawn
   std::vector<int32_t> eos_ids;   // the model's, or empty with ignore_eos
   std::vector<int32_t> stop_ids;  // the client's
-  int64_t time_limit_us = 0;      // from arrival; 0: none. Ends with kTimeLimit and status OK
+  int64_t time_limit_us = 0;      // from arrival; 0: none. Ends with kTimeLimit and status OK,
+                                  // possibly before kStarted
 };
 
 struct Request {
@@ -31,20 +33,21 @@ struct Request {
   std::vector<int32_t> prompt;
   engine::SamplingParams sampling;
   StopParams stop;
-  engine::LogprobOptions logprobs;        // of output tokens
+  engine::LogprobOptions logprobs;         // of output tokens
   engine::LogprobOptions prompt_logprobs;  // of prompt tokens from position 1 on
   int n = 1;                               // choices
   int priority = 0;                        // -100..100, higher first
   std::string tenant;
-  int64_t arrival_us = 0;  // on the scheduler's clock
-  int64_t deadline_us = std::numeric_limits<int64_t>::max();       // ends with DEADLINE_EXCEEDED
-  int64_t queue_timeout_us = std::numeric_limits<int64_t>::max();  // same, before the first row runs
+  int64_t arrival_us = 0;                                     // on the scheduler's clock
+  int64_t deadline_us = std::numeric_limits<int64_t>::max();  // ends with DEADLINE_EXCEEDED
+  int64_t queue_timeout_us =
+      std::numeric_limits<int64_t>::max();  // same, before the first row runs
 };
 
 enum class FinishReason {
   kStopEos,
   kStopToken,
-  kStopString,  // decided by server/ (text is not known here)
+  kStopString,  // found by server/, told by Scheduler::StopChoice (text is not known here)
   kMaxTokens,
   kContextLength,
   kTimeLimit,
@@ -66,7 +69,8 @@ struct RequestStats {
 
 struct TokenEvent {
   enum class Kind {
-    kStarted,         // the request's first row is about to run; once
+    kStarted,         // the request's first row is about to run; once; `stats` has prompt_tokens
+                      // and queue_us
     kPromptLogprobs,  // `tokens` score prompt positions first_position.. ; ascending
     kTokens,          // `tokens` of `choice`
     kChoiceFinished,  // `choice` ended with `reason`
@@ -85,6 +89,8 @@ struct TokenEvent {
 // Called on the scheduler's thread, in order; must return at once.
 using EventSink = std::function<void(TokenEvent event)>;
 
-enum class CancelCause { kClientGone, kAborted, kStopString, kDeadline, kDrain };
+// Why a whole request is cancelled; Scheduler::Cancel says how each one ends. A stop string ends
+// one choice: Scheduler::StopChoice.
+enum class CancelCause { kClientGone, kAborted, kDeadline, kDrain, kSlowConsumer };
 
 }  // namespace tandem::scheduler

@@ -1,0 +1,58 @@
+// Where the KV rows of one group lie inside one of its blocks.
+//
+//   address(block, layer, head) = pool + block*block_bytes + layer_offset[layer]
+//                                 + head*HeadBlockBytes(layers[layer], block_tokens)
+//
+// A block holds `block_tokens` consecutive tokens of every layer and KV head of the group. Per
+// layer and head it has one head-block: K rows, V rows, then the scale planes of formats that have
+// one; head-blocks are 128-byte aligned, a block is a multiple of 256 bytes (turboquant 2.2).
+//
+// Not here  the bytes (block_store.h); which sequence holds which block (block_pool.h).
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/types.h"
+
+namespace tandem::kvcache {
+
+// What one layer with KV of its own stores for one token. Layers that share another layer's KV, and
+// the drafter's, have no LayerKv: they read through their donor's view.
+struct LayerKv {
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  kernels::KvFormat k = kernels::KvFormat::kBf16;
+  kernels::KvFormat v = kernels::KvFormat::kBf16;
+};
+
+struct GroupLayout {
+  int block_tokens = 0;              // 16, 32 or 64
+  std::vector<LayerKv> layers;       // by index in the group
+  std::vector<size_t> layer_offset;  // [layers] bytes from the start of a block
+  size_t block_bytes = 0;
+};
+
+// Bytes of the scale plane entry of one row; 0 for formats without a scale.
+constexpr size_t KvScaleBytes(kernels::KvFormat format) {
+  switch (format) {
+    case kernels::KvFormat::kF32:
+    case kernels::KvFormat::kBf16:
+      return 0;
+  }
+  return 0;
+}
+
+// Bytes from a head-block's start to its V rows, and to its scale planes.
+size_t HeadBlockVOffset(const LayerKv& layer, int block_tokens);
+size_t HeadBlockScaleOffset(const LayerKv& layer, int block_tokens);
+// Size of a head-block, a multiple of 128.
+size_t HeadBlockBytes(const LayerKv& layer, int block_tokens);
+
+// Lays out one group.
+//   errors  kInvalidArgument for a block size other than 16, 32 or 64, for no layer, for a head
+//           count outside 1..1024 or a head size that is not a multiple of 16 in 16..1024
+absl::StatusOr<GroupLayout> MakeGroupLayout(int block_tokens, std::vector<LayerKv> layers);
+
+}  // namespace tandem::kvcache

@@ -1,0 +1,45 @@
+// What the scheduler tells about itself, as plain numbers.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "engine/step.h"
+#include "scheduler/request.h"
+
+namespace tandem::scheduler {
+
+constexpr int kNumFinishReasons = static_cast<int>(FinishReason::kAborted) + 1;
+constexpr int kNumStatusCodes = 17;  // absl::StatusCode, OK included
+
+// A snapshot; each number is exact, but two may be one step apart. *_total count from the start.
+struct SchedulerStats {
+  int64_t running = 0;               // sequences that hold KV
+  int64_t waiting = 0;               // sequences that do not, preempted ones included
+  int64_t queued_requests = 0;       // accepted and not started
+  int64_t queued_prompt_tokens = 0;  // of these, times their choices
+  std::array<int64_t, engine::kNumKvGroups> blocks_total = {};
+  std::array<int64_t, engine::kNumKvGroups> blocks_used = {};
+  int64_t steps_total = 0;
+  int64_t prompt_tokens_total = 0;  // rows of prompts, first computation only
+  int64_t generated_tokens_total = 0;
+  int64_t recomputed_tokens_total = 0;  // rows lost to preemption
+  int64_t preemptions_total = 0;
+  int64_t last_step_us = 0;
+  int64_t last_turn_us = 0;  // when the loop last went round, on the scheduler's clock
+  std::array<int64_t, kNumFinishReasons> choices_finished_total = {};  // by FinishReason
+  std::array<int64_t, kNumStatusCodes> requests_finished_total = {};   // by absl::StatusCode
+  bool draining = false;
+  bool engine_down = false;
+};
+
+// One step that ran, for histograms.
+struct StepTiming {
+  int rows = 0;         // = prompt_rows + decode_rows
+  int prompt_rows = 0;  // rows recomputed after a preemption included
+  int decode_rows = 0;
+  int64_t duration_us = 0;  // the engine
+  int64_t schedule_us = 0;  // everything else since the step before ended, sleep excluded
+};
+
+}  // namespace tandem::scheduler
