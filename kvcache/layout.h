@@ -44,9 +44,10 @@ constexpr size_t KvScaleBytes(kernels::KvFormat format) {
   return 0;
 }
 
-// Bytes from a head-block's start to its V rows, and to its scale planes.
+// Bytes from a head-block's start to its V rows, and to its scale planes; size of these planes.
 size_t HeadBlockVOffset(const LayerKv& layer, int block_tokens);
 size_t HeadBlockScaleOffset(const LayerKv& layer, int block_tokens);
+size_t HeadBlockScaleBytes(const LayerKv& layer, int block_tokens);
 // Size of a head-block, a multiple of 128.
 size_t HeadBlockBytes(const LayerKv& layer, int block_tokens);
 
