@@ -1,0 +1,73 @@
+// Whether this process should get calls, and whether it should be restarted.
+//
+// In        the phase, from whoever starts and stops the process; the scheduler's snapshot.
+// Out       answers for probes: the gRPC health service (server/grpc), /readyz and /livez
+//           (server/http). A full queue changes neither answer: it would move load and flap.
+// Threads   any.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string_view>
+
+#include "scheduler/scheduler.h"
+
+namespace tandem::server {
+
+enum class Phase { kLoading, kReady, kDraining, kStopped, kFailed };
+
+// "loading", "ready", "draining", "stopped", "failed".
+std::string_view PhaseName(Phase phase);
+
+// How to look at the engine without waiting for it.
+struct EngineProbe {
+  std::function<scheduler::SchedulerStats()> stats;
+  scheduler::Clock now_us;
+};
+
+struct HealthConfig {
+  int64_t ready_stall_us = 10'000'000;  // a busy engine silent for longer gets no more calls
+  int64_t live_stall_us = 120'000'000;  // ... and for longer than this, a restart
+};
+
+class HealthState {
+ public:
+  explicit HealthState(const HealthConfig& config = {}) : config_(config) {}
+
+  // Starts as kLoading. kReady, kDraining and kStopped follow in this order; kFailed any time.
+  void SetPhase(Phase phase);
+  Phase phase() const;
+
+  // Share of the model that is loaded, 0..1.
+  void SetProgress(double progress);
+  double progress() const;
+
+  // From now on a stalled or failed engine counts. An empty probe ends that; afterwards the old one
+  // is not called any more.
+  void WatchEngine(EngineProbe probe);
+
+  // Model loaded, not draining, engine healthy.
+  bool Ready();
+  // Not failed, and the engine healthy, idle or not there yet.
+  bool Live();
+  // Time since a busy engine last went round; 0 while it is idle or not there.
+  int64_t HeartbeatAgeUs();
+
+ private:
+  struct Engine {
+    int64_t age_us = 0;
+    bool down = false;
+  };
+  Engine LookAtEngine();  // holds mutex_
+
+  const HealthConfig config_;
+  mutable std::mutex mutex_;
+  Phase phase_ = Phase::kLoading;
+  double progress_ = 0.0;
+  EngineProbe probe_;
+  // The engine's last turn can be long ago only because it slept: idleness seen here counts as well.
+  int64_t last_idle_us_ = 0;
+};
+
+}  // namespace tandem::server

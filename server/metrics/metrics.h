@@ -1,0 +1,74 @@
+// The numbers an operator watches, under the names of grpc-surface 5.2: vLLM's (`vllm:*`) where the
+// meaning is the same, `tandem_*` for the rest.
+//
+// In        one call per request, per step and per gRPC call; the scheduler's snapshot.
+// Out       the Prometheus text format, for GET /metrics.
+// Not here  HTTP (server/http); what the names mean to dashboards (deploy/).
+// Threads   any. Recording is atomic adds; rendering reads the published snapshot and never waits
+//           for a step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "scheduler/request.h"
+#include "scheduler/scheduler.h"
+#include "server/health/health_state.h"
+
+namespace tandem::server {
+
+// What is known once the model is loaded, as labels of info series.
+struct ModelFacts {
+  std::string architecture;
+  std::string revision;
+  std::string weight_format;
+  std::string kv_format;
+  std::string backend;
+  int kv_block_tokens = 0;
+  int64_t kv_blocks = 0;  // of the full group: what a router may expect to find cached
+};
+
+// How one generation ended.
+struct RequestOutcome {
+  absl::Status status;
+  std::string_view reason;  // ErrorInfo.reason; empty when OK
+  bool started = false;     // its first row ran
+  int n = 1;                // choices
+  scheduler::RequestStats stats;
+};
+
+class Metrics {
+ public:
+  // `model_name` is the label of every series.
+  explicit Metrics(std::string_view model_name);
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  // Once, when the model is loaded.
+  void SetModel(const ModelFacts& facts);
+  // Seconds of one phase of the start, such as "load" or "warmup".
+  void SetStartupSeconds(std::string_view phase, double seconds);
+  // Where the gauges come from. An empty probe ends that; afterwards the old one is not called.
+  void WatchEngine(EngineProbe probe);
+
+  // As scheduler::StepObserver.
+  void OnStep(const scheduler::StepTiming& timing);
+  // `tokens` more tokens of one choice were handed out `gap_us` after those before.
+  void OnTokens(int64_t gap_us, int tokens);
+  void OnRequestDone(const RequestOutcome& outcome);
+  // `method` as in the proto, `code` as in grpc::StatusCode.
+  void OnGrpcCall(std::string_view method, int code);
+
+  // Prometheus text format 0.0.4.
+  std::string Render(HealthState& health);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem::server
