@@ -215,6 +215,10 @@ struct Ops {
   void (*route)(void* backend, const RouteArgs&) = nullptr;
   void (*experts)(void* backend, const ExpertsArgs&) = nullptr;
   void (*softcap)(void* backend, const SoftcapArgs&) = nullptr;
+
+  // Host work: task(context, i) once for every i in [0, count), on any thread, in any order.
+  void (*for_each)(void* backend, int count, void (*task)(void* context, int i),
+                   void* context) = nullptr;
 };
 
 }  // namespace tandem::kernels

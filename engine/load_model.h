@@ -1,0 +1,49 @@
+// Loads a target: configuration, weights repacked into huge-page memory, the mapped PLE table.
+//
+// In        a Hugging Face directory, or a published shape filled with seeded values.
+// Not here  the tokenizer (server/text); what memory is left for KV (server/cli).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/checkpoint.h"
+#include "engine/model_config.h"
+#include "engine/weights.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/huge_memory.h"
+
+namespace tandem::engine {
+
+// A loaded model. Const from then on.
+struct Model {
+  ModelConfig config;
+  float embed_scale = 1.0f;
+  Weights weights;
+  size_t checkpoint_tensors = 0;  // tensors in the files, used or not; 0 for dummy weights
+
+  kernels::HugeMemory memory;     // behind `weights`
+  kernels::HugeMemory ple_memory;  // behind weights.ple_table of dummy weights
+  std::vector<std::unique_ptr<MappedFile>> files;  // behind weights.ple_table of a checkpoint
+};
+
+// Called now and then while loading, on the loading thread; bytes of checkpoint tensors.
+using LoadProgress = std::function<void(size_t done_bytes, size_t total_bytes)>;
+
+struct LoadOptions {
+  // gemma4.md 2.2: sqrt(hidden) is rounded to bf16 unless this asks for the exact value.
+  bool exact_embed_scale = false;
+};
+
+// Errors name the file and the tensor.
+absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOptions& options,
+                                     kernels::CpuBackend& backend, const LoadProgress& progress);
+
+// `config` filled with values that depend on `seed` and the tensor's name alone.
+absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
+                                kernels::CpuBackend& backend, const LoadProgress& progress);
+
+}  // namespace tandem::engine

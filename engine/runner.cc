@@ -1,0 +1,543 @@
+#include "engine/runner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "absl/strings/str_format.h"
+
+namespace tandem::engine {
+namespace {
+
+constexpr int kLogitRows = 64;    // rows of the head computed at once: 64 MiB at the published vocabulary
+constexpr int kSampleTasks = 16;  // rows sampled at the same time, each with its own scratch
+
+// Activations of one step, f32, all [max_step_rows, ...] unless said otherwise.
+struct Buffers {
+  float* h = nullptr;        // [., H] residual stream
+  float* x = nullptr;        // [., H] normed input of a product
+  float* y = nullptr;        // [., H] output of a product, before it joins the residual
+  float* qkv = nullptr;      // [., widest q + k + v]
+  float* attn = nullptr;     // [., widest Hq * D]
+  float* mlp = nullptr;      // [., widest MLP]
+  float* ple = nullptr;      // [., L * P] per-layer inputs
+  float* ple_gate = nullptr;  // [., P]
+  std::array<float*, kNumKvGroups> cos = {};  // [., live pairs]
+  std::array<float*, kNumKvGroups> sin = {};
+  float* router = nullptr;          // [., E]
+  float* expert_weights = nullptr;  // [., K]
+  int32_t* expert_ids = nullptr;    // [., K]
+  float* expert_y = nullptr;        // [., H]
+  float* logits = nullptr;          // [kLogitRows, V]
+};
+
+size_t LayOutBuffers(const ModelConfig& config, int rows, std::byte* base, Buffers& b) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
+  size_t used = 0;
+  const auto take = [&](size_t count) {  // floats or int32s
+    const uintptr_t at = begin + used;
+    used += (count * 4 + 63) / 64 * 64;
+    return at;
+  };
+  const auto floats = [&](size_t per_row) {
+    return reinterpret_cast<float*>(take(per_row * rows));
+  };
+  size_t qkv = 0, attn = 0, mlp = 0;
+  for (const LayerDesc& layer : config.layers) {
+    const size_t heads = layer.num_q_heads + 2 * layer.num_kv_heads;
+    qkv = std::max(qkv, heads * layer.head_dim);
+    attn = std::max<size_t>(attn, size_t(layer.num_q_heads) * layer.head_dim);
+    mlp = std::max<size_t>(mlp, layer.mlp_width);
+  }
+  b.h = floats(config.hidden);
+  b.x = floats(config.hidden);
+  b.y = floats(config.hidden);
+  b.qkv = floats(qkv);
+  b.attn = floats(attn);
+  b.mlp = floats(mlp);
+  for (const KvGroup group : {kSliding, kFull}) {
+    const size_t live = config.InvFreq(group).size();
+    b.cos[group] = floats(live);
+    b.sin[group] = floats(live);
+  }
+  if (config.ple_width > 0) {
+    b.ple = floats(size_t(config.num_layers()) * config.ple_width);
+    b.ple_gate = floats(config.ple_width);
+  }
+  if (config.experts > 0) {
+    b.router = floats(config.experts);
+    b.expert_weights = floats(config.experts_per_token);
+    b.expert_ids = reinterpret_cast<int32_t*>(take(size_t(rows) * config.experts_per_token));
+    b.expert_y = floats(config.hidden);
+  }
+  b.logits = reinterpret_cast<float*>(take(size_t(std::min(rows, kLogitRows)) * config.vocab));
+  return used;
+}
+
+// The rows still in the forward, and where each group's attention finds their KV.
+struct LiveRows {
+  struct Group {
+    std::vector<int32_t> cells;                // [rows] where the row's own K/V go
+    std::vector<int32_t> begin, end;           // [rows] visible positions
+    std::vector<kernels::AttentionSegment> segments;
+  };
+  std::vector<int> batch_rows;  // [rows] the row of the step batch, ascending
+  std::array<Group, kNumKvGroups> groups;
+
+  int size() const { return static_cast<int>(batch_rows.size()); }
+};
+
+}  // namespace
+
+std::vector<kvcache::LayerKv> KvLayers(const ModelConfig& config, KvGroup group,
+                                       kernels::KvFormat k_format, kernels::KvFormat v_format) {
+  std::vector<kvcache::LayerKv> layers;
+  for (const int i : config.KvOwners(group)) {
+    layers.push_back({config.layers[i].num_kv_heads, config.layers[i].head_dim, k_format, v_format});
+  }
+  return layers;
+}
+
+struct Runner::State {
+  State(const Model& model, const kernels::Ops& ops,
+        std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config)
+      : model(model), ops(ops), stores(stores), config(config) {}
+
+  const Model& model;
+  const kernels::Ops& ops;
+  std::array<kvcache::BlockStore*, kNumKvGroups> stores;
+  RunnerConfig config;
+  kernels::HugeMemory memory;
+  Buffers buffers;
+  std::array<std::vector<float>, kNumKvGroups> inv_freq;
+  std::vector<kernels::KvView> views;  // [layers] of the layer's KV owner
+  std::array<SampleScratch, kSampleTasks> sample_scratch;
+  WorkCounters work;
+
+  // Of the step that runs.
+  const StepBatch* batch = nullptr;
+  const StepTrace* trace = nullptr;
+  LiveRows live;
+
+  const ModelConfig& shape() const { return model.config; }
+
+  absl::Status BeginStep(const StepBatch& step);
+  void Embed();
+  void Compact(const std::vector<int>& keep);
+  void Layer(int i);
+  void Attention(int i);
+  void DenseMlp(int i, float* out);
+  void Experts(int i);
+  void PerLayerEmbedding(int i);
+  void Head(const std::vector<int>& rows, StepResult& result);
+  void SampleRows(int first, int last, const std::vector<int>& rows, int logit_begin,
+                  StepResult& result);
+
+  void Linear(const float* x, int64_t x_stride, const kernels::WeightView& w, float* y, int rows,
+              bool f32_operands = false) {
+    kernels::LinearArgs args;
+    args.x = x;
+    args.x_stride = x_stride;
+    args.w = w;
+    args.y = y;
+    args.y_stride = w.out;
+    args.rows = rows;
+    args.f32_operands = f32_operands;
+    ops.linear(ops.backend, args);
+    work.linear_madds += uint64_t(rows) * w.out * w.in;
+  }
+
+  void RmsNorm(const float* x, const float* weight, float* y, int rows) {
+    ops.rms_norm(ops.backend, {x, weight, y, rows, shape().hidden, shape().rms_eps});
+  }
+
+  // h = (h + RmsNorm(a; weight)) * scale
+  void NormAdd(const float* a, const float* weight, float* h, float scale) {
+    ops.norm_add(ops.backend,
+                 {a, weight, h, live.size(), shape().hidden, shape().rms_eps, scale});
+  }
+
+  void Show(std::string_view what, int layer, const std::vector<int>& rows, const float* data,
+            size_t dim) const {
+    if (*trace) (*trace)(what, layer, rows, {data, rows.size() * dim});
+  }
+};
+
+// Where every row stands: its cells, its visible interval, its segment's block table.
+absl::Status Runner::State::BeginStep(const StepBatch& step) {
+  const int rows = static_cast<int>(step.ids.size());
+  if (rows > config.max_step_rows || step.positions.size() != step.ids.size()) {
+    return absl::InternalError(absl::StrFormat(
+        "a step of %d ids and %d positions does not fit max_step_rows = %d", rows,
+        step.positions.size(), config.max_step_rows));
+  }
+  live.batch_rows.resize(rows);
+  std::iota(live.batch_rows.begin(), live.batch_rows.end(), 0);
+  for (const KvGroup group : {kSliding, kFull}) {
+    LiveRows::Group& g = live.groups[group];
+    g.segments.clear();
+    if (stores[group] == nullptr) continue;
+    g.cells.resize(rows);
+    g.begin.resize(rows);
+    g.end.resize(rows);
+    const int block_tokens = stores[group]->layout().block_tokens;
+    int covered = 0;
+    for (const Segment& segment : step.segments) {
+      const std::span<const int32_t> table = segment.block_table[group];
+      if (segment.row_begin != covered || segment.num_rows < 1 ||
+          segment.row_begin + segment.num_rows > rows) {
+        return absl::InternalError("the segments of a step do not cover its rows in order");
+      }
+      covered += segment.num_rows;
+      for (int t = segment.row_begin; t < covered; ++t) {
+        const int32_t position = step.positions[t];
+        const size_t logical = position / block_tokens;
+        if (logical >= table.size() || table[logical] < 0) {
+          return absl::InternalError(
+              absl::StrFormat("position %d of a step has no block in the block table", position));
+        }
+        if (position % block_tokens == 0) stores[group]->PrepareBlock(table[logical]);
+        g.cells[t] = table[logical] * block_tokens + position % block_tokens;
+        g.begin[t] = group == kFull ? 0 : std::max(0, position - shape().sliding_window + 1);
+        g.end[t] = position + 1;
+      }
+      g.segments.push_back({segment.row_begin, segment.num_rows, table.data()});
+    }
+    if (covered != rows) {
+      return absl::InternalError("the segments of a step do not cover its rows in order");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// h = E[ids] * s, the rotary tables, and the per-layer inputs.
+void Runner::State::Embed() {
+  const int rows = live.size();
+  ops.embed(ops.backend, {model.weights.embed, batch->ids, model.embed_scale, buffers.h});
+  for (const KvGroup group : {kSliding, kFull}) {
+    if (stores[group] == nullptr) continue;
+    ops.rope_table(ops.backend, {batch->positions, inv_freq[group], buffers.cos[group],
+                                 buffers.sin[group]});
+  }
+  Show("embed", -1, live.batch_rows, buffers.h, shape().hidden);
+  if (shape().ple_width == 0) return;
+  Linear(buffers.h, shape().hidden, model.weights.ple_context, buffers.ple, rows);
+  kernels::PleArgs args;
+  args.ids = batch->ids;
+  args.table = model.weights.ple_table;
+  args.table_rows = shape().ple_vocab;
+  args.norm = model.weights.ple_norm;
+  args.ctx = buffers.ple;
+  args.layers = shape().num_layers();
+  args.width = shape().ple_width;
+  args.ctx_scale = 1.0f / std::sqrt(static_cast<float>(shape().hidden));
+  args.table_scale = ToFloat(kernels::ToBf16(std::sqrt(static_cast<float>(shape().ple_width))));
+  args.out_scale = std::sqrt(0.5f);
+  args.eps = shape().rms_eps;
+  ops.ple(ops.backend, args);
+  Show("ple", -1, live.batch_rows, buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
+}
+
+// Keeps only the live rows with these indices (ascending); the others leave the forward.
+void Runner::State::Compact(const std::vector<int>& keep) {
+  if (static_cast<int>(keep.size()) == live.size()) return;
+  const auto move_rows = [&](float* data, size_t dim) {
+    for (size_t i = 0; i < keep.size(); ++i) {
+      if (static_cast<int>(i) != keep[i]) std::memcpy(data + i * dim, data + keep[i] * dim, dim * 4);
+    }
+  };
+  move_rows(buffers.h, shape().hidden);
+  if (shape().ple_width > 0) move_rows(buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
+  std::vector<int> new_index(live.size() + 1, 0);  // kept rows before each old row
+  for (const int row : keep) new_index[row + 1] = 1;
+  std::partial_sum(new_index.begin(), new_index.end(), new_index.begin());
+  for (const KvGroup group : {kSliding, kFull}) {
+    if (stores[group] == nullptr) continue;
+    move_rows(buffers.cos[group], inv_freq[group].size());
+    move_rows(buffers.sin[group], inv_freq[group].size());
+    LiveRows::Group& g = live.groups[group];
+    std::vector<kernels::AttentionSegment> segments;
+    for (const kernels::AttentionSegment& segment : g.segments) {
+      const int begin = new_index[segment.row_begin];
+      const int count = new_index[segment.row_begin + segment.num_rows] - begin;
+      if (count > 0) segments.push_back({begin, count, segment.block_table});
+    }
+    g.segments = std::move(segments);
+    for (size_t i = 0; i < keep.size(); ++i) {
+      g.cells[i] = g.cells[keep[i]];
+      g.begin[i] = g.begin[keep[i]];
+      g.end[i] = g.end[keep[i]];
+    }
+  }
+  for (size_t i = 0; i < keep.size(); ++i) live.batch_rows[i] = live.batch_rows[keep[i]];
+  live.batch_rows.resize(keep.size());
+}
+
+// gemma4.md 2.5, from the normed input to the projected output in buffers.y.
+void Runner::State::Attention(int i) {
+  const LayerDesc& desc = shape().layers[i];
+  const LayerWeights& w = model.weights.layers[i];
+  const KvGroup group = desc.group();
+  const LiveRows::Group& g = live.groups[group];
+  const int rows = live.size();
+  Linear(buffers.x, shape().hidden, w.qkv, buffers.qkv, rows);
+
+  const bool owner = desc.kv_owner == i;
+  kernels::QkvPostArgs post;
+  post.qkv = buffers.qkv;
+  post.stride = w.qkv.out;
+  post.rows = rows;
+  post.num_q_heads = desc.num_q_heads;
+  post.num_kv_heads = owner ? desc.num_kv_heads : 0;
+  post.head_dim = desc.head_dim;
+  post.has_v = desc.has_v_proj;
+  post.q_norm = w.q_norm;
+  post.k_norm = w.k_norm;
+  post.cos = buffers.cos[group];
+  post.sin = buffers.sin[group];
+  post.live = static_cast<int>(inv_freq[group].size());
+  post.eps = shape().rms_eps;
+  post.kv = views[i];
+  post.cells = g.cells.data();
+  ops.qkv_post(ops.backend, post);
+
+  kernels::AttentionArgs args;
+  args.q = buffers.qkv;
+  args.q_stride = w.qkv.out;
+  args.out = buffers.attn;
+  args.segments = g.segments;
+  args.visible_begin = g.begin.data();
+  args.visible_end = g.end.data();
+  args.num_q_heads = desc.num_q_heads;
+  args.num_kv_heads = desc.num_kv_heads;
+  args.head_dim = desc.head_dim;
+  args.kv = views[i];
+  ops.attention(ops.backend, args);
+  for (int t = 0; t < rows; ++t) {
+    work.attention_madds += uint64_t(g.end[t] - g.begin[t]) * desc.num_q_heads * desc.head_dim * 2;
+  }
+  Linear(buffers.attn, w.o.in, w.o, buffers.y, rows);
+}
+
+// out = down(gelu(gate x) * (up x)) of the normed input in buffers.x.
+void Runner::State::DenseMlp(int i, float* out) {
+  const LayerWeights& w = model.weights.layers[i];
+  const int width = shape().layers[i].mlp_width;
+  kernels::LinearGegluArgs args;
+  args.x = buffers.x;
+  args.x_stride = shape().hidden;
+  args.w = w.gate_up;
+  args.y = buffers.mlp;
+  args.y_stride = width;
+  args.rows = live.size();
+  args.width = width;
+  ops.linear_geglu(ops.backend, args);
+  work.linear_madds += uint64_t(live.size()) * 2 * width * shape().hidden;
+  Linear(buffers.mlp, width, w.down, out, live.size());
+}
+
+// gemma4.md 2.7: the dense branch and the chosen experts, both normed, summed in buffers.y.
+void Runner::State::Experts(int i) {
+  const LayerWeights& w = model.weights.layers[i];
+  const int rows = live.size();
+  DenseMlp(i, buffers.y);
+  RmsNorm(buffers.y, w.post_ffn_norm_1, buffers.y, rows);
+
+  RmsNorm(buffers.h, w.router_scale, buffers.x, rows);
+  Linear(buffers.x, shape().hidden, w.router, buffers.router, rows, /*f32_operands=*/true);
+  kernels::RouteArgs route;
+  route.logits = buffers.router;
+  route.rows = rows;
+  route.experts = shape().experts;
+  route.top_k = shape().experts_per_token;
+  route.expert_scale = w.expert_scale;
+  route.ids = buffers.expert_ids;
+  route.weights = buffers.expert_weights;
+  ops.route(ops.backend, route);
+  if (*trace) {
+    const std::vector<float> ids(buffers.expert_ids,
+                                 buffers.expert_ids + size_t(rows) * route.top_k);
+    Show("expert_ids", i, live.batch_rows, ids.data(), route.top_k);
+    Show("expert_weights", i, live.batch_rows, buffers.expert_weights, route.top_k);
+  }
+
+  RmsNorm(buffers.h, w.pre_ffn_norm_2, buffers.x, rows);
+  kernels::ExpertsArgs experts;
+  experts.x = buffers.x;
+  experts.rows = rows;
+  experts.dim = shape().hidden;
+  experts.width = shape().expert_width;
+  experts.top_k = shape().experts_per_token;
+  experts.gate_up = w.expert_gate_up;
+  experts.down = w.expert_down;
+  experts.ids = buffers.expert_ids;
+  experts.weights = buffers.expert_weights;
+  experts.out = buffers.expert_y;
+  ops.experts(ops.backend, experts);
+  work.linear_madds +=
+      uint64_t(rows) * experts.top_k * 3 * shape().expert_width * shape().hidden;
+  NormAdd(buffers.expert_y, w.post_ffn_norm_2, buffers.y, 1.0f);
+}
+
+// gemma4.md 2.6, last part; also applies the layer scalar.
+void Runner::State::PerLayerEmbedding(int i) {
+  const LayerWeights& w = model.weights.layers[i];
+  const int width = shape().ple_width;
+  const int rows = live.size();
+  Linear(buffers.h, shape().hidden, w.ple_gate, buffers.ple_gate, rows);
+  kernels::GeluMulArgs gate;
+  gate.a = buffers.ple_gate;
+  gate.a_stride = width;
+  gate.b = buffers.ple + size_t(i) * width;
+  gate.b_stride = int64_t{shape().num_layers()} * width;
+  gate.y = buffers.ple_gate;
+  gate.y_stride = width;
+  gate.rows = rows;
+  gate.dim = width;
+  ops.gelu_mul(ops.backend, gate);
+  Linear(buffers.ple_gate, width, w.ple_up, buffers.y, rows);
+  NormAdd(buffers.y, w.post_ple_norm, buffers.h, *w.layer_scalar);
+}
+
+void Runner::State::Layer(int i) {
+  const LayerWeights& w = model.weights.layers[i];
+  const int rows = live.size();
+  RmsNorm(buffers.h, w.input_norm, buffers.x, rows);
+  Attention(i);
+  NormAdd(buffers.y, w.post_attn_norm, buffers.h, 1.0f);
+  RmsNorm(buffers.h, w.pre_ffn_norm, buffers.x, rows);
+  if (shape().layers[i].moe) {
+    Experts(i);
+  } else {
+    DenseMlp(i, buffers.y);
+  }
+  const bool ple = shape().ple_width > 0;
+  NormAdd(buffers.y, w.post_ffn_norm, buffers.h, ple ? 1.0f : *w.layer_scalar);
+  if (ple) PerLayerEmbedding(i);
+  Show("layer", i, live.batch_rows, buffers.h, shape().hidden);
+}
+
+// Samples that read logit rows [logit_begin, ...) are batch.samples [first, last).
+void Runner::State::SampleRows(int first, int last, const std::vector<int>& rows, int logit_begin,
+                               StepResult& result) {
+  struct Context {
+    State& state;
+    int first, last;
+    const std::vector<int>& rows;
+    int logit_begin;
+    StepResult& result;
+  } context{*this, first, last, rows, logit_begin, result};
+  ops.for_each(
+      ops.backend, std::min(kSampleTasks, last - first),
+      [](void* opaque, int task) {
+        Context& c = *static_cast<Context*>(opaque);
+        const size_t vocab = c.state.shape().vocab;
+        for (int s = c.first + task; s < c.last; s += kSampleTasks) {
+          const SampleRequest& request = c.state.batch->samples[s];
+          const auto row = std::lower_bound(c.rows.begin(), c.rows.end(), request.row);
+          const size_t logit_row = row - c.rows.begin() - c.logit_begin;
+          c.result.tokens[s] =
+              Sample({c.state.buffers.logits + logit_row * vocab, vocab}, request,
+                     c.state.shape().generation.suppressed_ids, c.state.sample_scratch[task]);
+        }
+      },
+      &context);
+}
+
+// Final norm and head of the sampled rows (batch row numbers, ascending), a buffer of logits at a
+// time, then their tokens.
+void Runner::State::Head(const std::vector<int>& rows, StepResult& result) {
+  const int hidden = shape().hidden;
+  const size_t vocab = shape().vocab;
+  const int step = std::min(config.max_step_rows, kLogitRows);
+  size_t sample = 0;
+  for (size_t begin = 0; begin < rows.size(); begin += step) {
+    const int count = static_cast<int>(std::min<size_t>(step, rows.size() - begin));
+    const std::vector<int> chunk(rows.begin() + begin, rows.begin() + begin + count);
+    for (int r = 0; r < count; ++r) {
+      const auto at = std::lower_bound(live.batch_rows.begin(), live.batch_rows.end(), chunk[r]);
+      const size_t live_row = at - live.batch_rows.begin();
+      std::memcpy(buffers.y + size_t(r) * hidden, buffers.h + live_row * hidden, hidden * 4);
+    }
+    RmsNorm(buffers.y, model.weights.final_norm, buffers.x, count);
+    Show("hidden", -1, chunk, buffers.x, hidden);
+    Linear(buffers.x, hidden, model.weights.head, buffers.logits, count);
+    if (shape().logit_softcap > 0) {
+      ops.softcap(ops.backend,
+                  {buffers.logits, static_cast<int64_t>(count * vocab), shape().logit_softcap});
+    }
+    Show("logits", -1, chunk, buffers.logits, vocab);
+    size_t last = sample;
+    while (last < batch->samples.size() && batch->samples[last].row <= chunk.back()) ++last;
+    SampleRows(static_cast<int>(sample), static_cast<int>(last), rows, static_cast<int>(begin),
+               result);
+    sample = last;
+  }
+}
+
+Runner::Runner(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Runner::~Runner() = default;
+
+size_t Runner::ScratchBytes(const ModelConfig& config, const RunnerConfig& runner_config) {
+  Buffers buffers;
+  return LayOutBuffers(config, runner_config.max_step_rows, nullptr, buffers);
+}
+
+absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
+    const Model& model, const kernels::Ops& ops,
+    std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config) {
+  if (config.max_step_rows < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("max_step_rows is %d; at least 1", config.max_step_rows));
+  }
+  const ModelConfig& shape = model.config;
+  auto state = std::make_unique<State>(model, ops, stores, config);
+  for (int i = 0; i < shape.num_layers(); ++i) {
+    const LayerDesc& desc = shape.layers[i];
+    const kvcache::BlockStore* store = stores[desc.group()];
+    if (store == nullptr ||
+        desc.kv_index >= static_cast<int>(store->layout().layers.size())) {
+      return absl::InternalError(absl::StrFormat("layer %d has no KV storage", i));
+    }
+    const kernels::KvView view = store->View(desc.kv_index);
+    if (!ops.supports({desc.head_dim, view.k_format, view.v_format})) {
+      return absl::UnimplementedError(absl::StrFormat(
+          "layer %d has head size %d, for which %s has no attention kernel (built: 256 and 512)", i,
+          desc.head_dim, ops.name));
+    }
+    state->views.push_back(view);
+  }
+  for (const KvGroup group : {kSliding, kFull}) state->inv_freq[group] = shape.InvFreq(group);
+  absl::StatusOr<kernels::HugeMemory> memory =
+      kernels::HugeMemory::Allocate(ScratchBytes(shape, config));
+  if (!memory.ok()) return memory.status();
+  state->memory = *std::move(memory);
+  LayOutBuffers(shape, config.max_step_rows, state->memory.data(), state->buffers);
+  return std::unique_ptr<Runner>(new Runner(std::move(state)));
+}
+
+absl::Status Runner::Run(const StepBatch& batch, StepResult& result, const StepTrace& trace) {
+  State& s = *state_;
+  s.batch = &batch;
+  s.trace = &trace;
+  result.tokens.assign(batch.samples.size(), {});
+  if (absl::Status status = s.BeginStep(batch); !status.ok()) return status;
+
+  std::vector<int> sampled;  // batch rows whose output is wanted, ascending, each once
+  for (const SampleRequest& request : batch.samples) {
+    if (sampled.empty() || sampled.back() != request.row) sampled.push_back(request.row);
+  }
+  s.Embed();
+  for (int i = 0; i < s.shape().num_layers(); ++i) {
+    if (i == s.shape().first_shared) s.Compact(sampled);  // nothing above stores K/V
+    if (s.live.size() == 0) return absl::OkStatus();
+    s.Layer(i);
+  }
+  s.Head(sampled, result);
+  return absl::OkStatus();
+}
+
+const WorkCounters& Runner::work() const { return state_->work; }
+
+}  // namespace tandem::engine

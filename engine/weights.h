@@ -1,0 +1,84 @@
+// The weights of a target as the forward reads them, and where each checkpoint tensor goes.
+//
+// Not here  reading files (checkpoint.h), filling (load_model.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/model_config.h"
+#include "kernels/types.h"
+
+namespace tandem::engine {
+
+// Names in comments: gemma4.md 3.1. Vectors are f32, widened at load.
+struct LayerWeights {
+  const float* input_norm = nullptr;      // [H]
+  const float* q_norm = nullptr;          // [D]
+  const float* k_norm = nullptr;          // [D]; null on layers that share KV
+  const float* post_attn_norm = nullptr;  // [H]
+  const float* pre_ffn_norm = nullptr;    // [H]
+  const float* post_ffn_norm = nullptr;   // [H]
+  const float* layer_scalar = nullptr;    // [1]
+  kernels::WeightView qkv;                // [(Hq + Hkv + Hkv) * D, H]; less without K/V or V rows
+  kernels::WeightView o;                  // [H, Hq * D]
+  kernels::WeightView gate_up;            // interleaved, kernels::LinearGegluArgs
+  kernels::WeightView down;               // [H, I]
+  // Per-layer embeddings; empty without them.
+  kernels::WeightView ple_gate;              // [P, H]
+  kernels::WeightView ple_up;                // [H, P]
+  const float* post_ple_norm = nullptr;      // [H]
+  // Experts; empty on dense layers.
+  kernels::WeightView router;                // [E, H]
+  const float* router_scale = nullptr;       // [H] router.scale * H^(-1/2)
+  const float* expert_scale = nullptr;       // [E]
+  std::vector<kernels::WeightView> expert_gate_up;  // [E] interleaved
+  std::vector<kernels::WeightView> expert_down;     // [E] [H, M]
+  const float* pre_ffn_norm_2 = nullptr;     // [H] input of the experts
+  const float* post_ffn_norm_1 = nullptr;    // [H] behind the dense branch
+  const float* post_ffn_norm_2 = nullptr;    // [H] behind the experts
+};
+
+struct Weights {
+  kernels::WeightView embed;  // [V, H]
+  kernels::WeightView head;   // [V, H]; equal to `embed` when tied
+  const float* final_norm = nullptr;
+  kernels::WeightView ple_context;    // [L * P, H]
+  const float* ple_norm = nullptr;    // [P]
+  const kernels::Bf16* ple_table = nullptr;  // [ple_vocab, L * P] row-major; maybe unaligned
+  std::vector<LayerWeights> layers;
+};
+
+// One checkpoint tensor and where its values go.
+struct WeightItem {
+  enum class Kind {
+    kMatrix,         // rows of a packed matrix, from row `row_begin` on
+    kGate,           // interleaved; `name` gate, `up_name` up, both [shape[0], shape[1]]
+    kExpertGateUp,   // [E, 2M, H], gate rows first; one interleaved matrix per expert
+    kExpertDown,     // [E, H, M]; one packed matrix per expert
+    kVector,         // widened to f32 and multiplied by `scale`
+  };
+  Kind kind = Kind::kMatrix;
+  std::string name;     // behind the text prefix; for the untied head: from the root
+  std::string up_name;  // kGate only
+  std::vector<int64_t> shape;
+  std::byte* target = nullptr;  // first packed matrix, or the vector
+  size_t expert_bytes = 0;      // from one expert's matrix to the next
+  int row_begin = 0;
+  float scale = 1.0f;
+};
+
+// Places every weight but the PLE table behind `base` (64-byte aligned; null to learn the size).
+//   weights  views and pointers into that memory
+//   items    what has to be read, in memory order
+//   returns  bytes used
+size_t LayOutWeights(const ModelConfig& config, std::byte* base, Weights& weights,
+                     std::vector<WeightItem>& items);
+
+// Bytes of LayOutWeights, and of the per-layer embedding table, which stays as stored.
+size_t WeightBytes(const ModelConfig& config);
+size_t PleTableBytes(const ModelConfig& config);
+
+}  // namespace tandem::engine
