@@ -38,10 +38,10 @@ struct Request {
   int n = 1;                               // choices
   int priority = 0;                        // -100..100, higher first
   std::string tenant;
-  int64_t arrival_us = 0;                                     // on the scheduler's clock
-  int64_t deadline_us = std::numeric_limits<int64_t>::max();  // ends with DEADLINE_EXCEEDED
-  int64_t queue_timeout_us =
-      std::numeric_limits<int64_t>::max();  // same, before the first row runs
+  // Points in time on the scheduler's clock.
+  int64_t arrival_us = 0;
+  int64_t deadline_us = std::numeric_limits<int64_t>::max();       // then DEADLINE_EXCEEDED
+  int64_t queue_timeout_us = std::numeric_limits<int64_t>::max();  // same, while no row has run
 };
 
 enum class FinishReason {

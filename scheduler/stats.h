@@ -23,10 +23,10 @@ struct SchedulerStats {
   int64_t steps_total = 0;
   int64_t prompt_tokens_total = 0;  // rows of prompts, first computation only
   int64_t generated_tokens_total = 0;
-  int64_t recomputed_tokens_total = 0;  // rows lost to preemption
+  int64_t recomputed_tokens_total = 0;  // rows that ran again after a preemption
   int64_t preemptions_total = 0;
   int64_t last_step_us = 0;
-  int64_t last_turn_us = 0;  // when the loop last went round, on the scheduler's clock
+  int64_t last_turn_us = 0;  // when the loop last began or ended a turn; it sleeps when idle
   std::array<int64_t, kNumFinishReasons> choices_finished_total = {};  // by FinishReason
   std::array<int64_t, kNumStatusCodes> requests_finished_total = {};   // by absl::StatusCode
   bool draining = false;
@@ -39,7 +39,7 @@ struct StepTiming {
   int prompt_rows = 0;  // rows recomputed after a preemption included
   int decode_rows = 0;
   int64_t duration_us = 0;  // the engine
-  int64_t schedule_us = 0;  // everything else since the step before ended, sleep excluded
+  int64_t schedule_us = 0;  // the rest of the turn: inbox, plan, commit, events
 };
 
 }  // namespace tandem::scheduler

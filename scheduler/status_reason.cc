@@ -13,7 +13,8 @@ namespace {
 
 constexpr char kPayloadUrl[] = "type.tandem/StatusReason";
 
-// A payload is a list of strings, each "<length>:<bytes>": reason, field, then key and value in turn.
+// A payload is a list of strings, each "<length>:<bytes>": reason, field, then key and value in
+// turn.
 void Append(std::string& out, std::string_view text) {
   out += std::to_string(text.size());
   out += ':';

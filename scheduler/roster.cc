@@ -1,0 +1,360 @@
+#include "scheduler/roster.h"
+
+#include <algorithm>
+#include <cassert>
+#include <optional>
+#include <utility>
+
+#include "scheduler/end_status.h"
+#include "scheduler/stop_rules.h"
+
+namespace tandem::scheduler {
+namespace {
+
+bool WantsPenalty(const engine::SamplingParams& params) {
+  return params.repetition_penalty != 1.0f || params.frequency_penalty != 0.0f ||
+         params.presence_penalty != 0.0f;
+}
+
+// The times of a request that ends now.
+void FillTimes(RequestState& state, int64_t now_us) {
+  RequestStats& stats = state.stats;
+  const int64_t arrival_us = state.request.arrival_us;
+  const bool has_token = stats.completion_tokens > 0;
+  stats.total_us = now_us - arrival_us;
+  stats.queue_us = (state.started ? state.started_us : now_us) - arrival_us;
+  if (state.started) {
+    stats.prefill_us = (has_token ? state.first_token_us : now_us) - state.started_us;
+  }
+  if (has_token) {
+    stats.ttft_us = state.first_token_us - arrival_us;
+    stats.decode_us = now_us - state.first_token_us;
+  }
+}
+
+SeqState StateOf(const Sequence& sequence) {
+  SeqState state;
+  state.rank = sequence.rank;
+  state.prompt_tokens = sequence.request->prompt_tokens();
+  state.known_tokens = KnownTokens(sequence);
+  state.kv_tokens = sequence.kv_tokens;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    state.blocks[g].table = static_cast<int>(sequence.tables[g].blocks.size());
+    state.blocks[g].held = sequence.tables[g].num_held();
+  }
+  return state;
+}
+
+}  // namespace
+
+Roster::Roster(const SchedulerConfig& config, const ModelLimits& limits, QueueCounts& queue)
+    : config_(config),
+      limits_(limits),
+      max_known_(MaxSequenceTokens(limits)),
+      queue_(queue),
+      pools_{kvcache::BlockPool(limits.num_blocks[0]), kvcache::BlockPool(limits.num_blocks[1])} {}
+
+RequestState* Roster::Find(RequestId id) {
+  const auto it = requests_.find(id);
+  return it == requests_.end() ? nullptr : it->second.get();
+}
+
+void Roster::Arrive(SubmitMessage message) {
+  auto owned = std::make_unique<RequestState>();
+  RequestState& state = *owned;
+  state.id = message.id;
+  state.request = std::move(message.request);
+  state.sink = std::move(message.sink);
+  const StopParams& stop = state.request.stop;
+  state.stop_ids = stop.stop_ids;
+  state.stop_ids.insert(state.stop_ids.end(), stop.eos_ids.begin(), stop.eos_ids.end());
+  state.needs_counts = WantsPenalty(state.request.sampling);
+  state.open_choices = state.request.n;
+  state.stats.prompt_tokens = state.prompt_tokens();
+  state.choices.resize(state.request.n);
+  for (int i = 0; i < state.request.n; ++i) {
+    Sequence& sequence = state.choices[i];
+    sequence.request = &state;
+    sequence.choice = i;
+    sequence.rank = RankOf(config_, state.request, state.id, i);
+    waiting_.insert(&sequence);
+  }
+  requests_.emplace(state.id, std::move(owned));
+}
+
+void Roster::Cancel(RequestId id, CancelCause cause, int64_t now_us) {
+  RequestState* state = Find(id);
+  if (state == nullptr) return;
+  absl::Status status = CancelStatus(cause, state->stats.completion_tokens);
+  if (status.ok()) {
+    FinishOpenChoices(*state, FinishReason::kAborted, now_us);
+  } else {
+    FinishRequest(*state, std::move(status), now_us);
+  }
+}
+
+void Roster::StopChoice(RequestId id, int choice, int64_t now_us) {
+  RequestState* state = Find(id);
+  if (state == nullptr || choice < 0 || choice >= state->request.n) return;
+  Sequence& sequence = state->choices[choice];
+  if (sequence.phase == SeatPhase::kEnded) return;
+  FinishChoice(sequence, FinishReason::kStopString, -1, now_us);
+}
+
+void Roster::ExpireDue(int64_t now_us) {
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    RequestState& state = *(it++)->second;  // ending a request removes it
+    const Request& request = state.request;
+    const int64_t queued_us = (state.started ? state.started_us : now_us) - request.arrival_us;
+    if (now_us >= request.deadline_us) {
+      FinishRequest(state, DeadlineStatus(queued_us), now_us);
+    } else if (!state.started && now_us >= request.queue_timeout_us) {
+      FinishRequest(state, QueueTimeoutStatus(queued_us), now_us);
+    } else if (request.stop.time_limit_us > 0 &&
+               now_us - request.arrival_us >= request.stop.time_limit_us) {
+      FinishOpenChoices(state, FinishReason::kTimeLimit, now_us);
+    }
+  }
+}
+
+void Roster::CancelAll(CancelCause cause, int64_t now_us) {
+  while (!requests_.empty()) Cancel(requests_.begin()->first, cause, now_us);
+}
+
+void Roster::FailAll(const absl::Status& status, int64_t now_us) {
+  while (!requests_.empty()) FinishRequest(*requests_.begin()->second, status, now_us);
+}
+
+PlanInput Roster::Snapshot(const CostModel& cost) const {
+  PlanInput input;
+  input.config = config_;
+  input.limits = limits_;
+  input.cost = cost;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) input.free_blocks[g] = pools_[g].num_free();
+  for (const Sequence* sequence : seated_) input.seated.push_back(StateOf(*sequence));
+  for (const Sequence* sequence : waiting_) {
+    if (seated_.size() + input.waiting.size() >= static_cast<size_t>(config_.max_slots)) break;
+    input.waiting.push_back(StateOf(*sequence));
+  }
+  return input;
+}
+
+std::vector<SeatRows> Roster::Apply(const PlanInput& input, const StepPlan& plan, int64_t now_us) {
+  std::vector<Sequence*> by_index(seated_.begin(), seated_.end());
+  auto next_waiting = waiting_.begin();
+  for (size_t i = 0; i < input.waiting.size(); ++i) by_index.push_back(*next_waiting++);
+
+  for (const int seq : plan.preempt) Preempt(*by_index[seq], now_us);
+  for (int i = 0; i < plan.admit; ++i) {
+    Sequence& sequence = *by_index[input.seated.size() + i];
+    if (sequence.phase == SeatPhase::kWaiting) Seat(sequence);
+  }
+  std::vector<SeatRows> seats;
+  for (const std::vector<SeqRows>* rows_of : {&plan.decode, &plan.prefill}) {
+    for (const SeqRows& rows : *rows_of) {
+      Sequence& sequence = *by_index[rows.seq];
+      if (sequence.phase != SeatPhase::kSeated) continue;
+      for (int g = 0; g < engine::kNumKvGroups; ++g) {
+        if (limits_.num_blocks[g] == 0) continue;
+        [[maybe_unused]] const bool grown = kvcache::Grow(
+            sequence.tables[g], pools_[g], limits_.block_tokens, sequence.kv_tokens + rows.rows);
+        assert(grown);  // the plan counted the free blocks
+      }
+      if (!sequence.request->started) Start(*sequence.request, now_us);
+      seats.push_back({.sequence = &sequence, .rows = rows.rows});
+    }
+  }
+  return seats;
+}
+
+void Roster::Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
+                    engine::StepResult result, int64_t step, int64_t now_us) {
+  size_t sample = 0;
+  for (size_t i = 0; i < seats.size(); ++i) {
+    Sequence& sequence = *seats[i].sequence;
+    RequestState& state = *sequence.request;
+    const int row_end = batch.segments[i].row_begin + batch.segments[i].num_rows;
+
+    TokenEvent scores;
+    scores.kind = TokenEvent::Kind::kPromptLogprobs;
+    scores.first_position = state.next_scored;
+    std::optional<engine::SampledToken> next;
+    int not_finite = -1;  // position whose logits are broken
+    for (; sample < batch.samples.size() && batch.samples[sample].row < row_end; ++sample) {
+      const engine::SampleRequest& request = batch.samples[sample];
+      engine::SampledToken& token = result.tokens[sample];
+      if (!token.finite) {
+        if (not_finite < 0) not_finite = batch.positions[request.row];
+      } else if (request.params == nullptr) {
+        scores.tokens.push_back(std::move(token));
+      } else {
+        next = std::move(token);
+      }
+    }
+    if (sequence.phase == SeatPhase::kEnded) continue;  // its request failed in this very step
+    if (not_finite >= 0) {
+      FinishRequest(state, NumericFailureStatus(step, not_finite), now_us);
+      continue;
+    }
+
+    CountRows(sequence, seats[i].rows);
+    sequence.kv_tokens += seats[i].rows;
+    sequence.computed_tokens = std::max(sequence.computed_tokens, sequence.kv_tokens);
+    if (limits_.num_blocks[engine::kSliding] > 0) {
+      // The next row, at position kv_tokens, sees kv_tokens - window + 1 and later; one more is
+      // kept for both conventions of a drafter (mtp.md 3.5).
+      kvcache::ReleaseBelow(sequence.tables[engine::kSliding], pools_[engine::kSliding],
+                            limits_.block_tokens, std::max(0, sequence.kv_tokens - limits_.window));
+    }
+    if (!scores.tokens.empty()) {
+      state.next_scored += static_cast<int>(scores.tokens.size());
+      state.sink(std::move(scores));
+    }
+    if (next.has_value()) {
+      AppendToken(sequence, *std::move(next), now_us);
+    } else if (sequence.kv_tokens == KnownTokens(sequence)) {  // max_tokens is 0: scored, done
+      FinishChoice(sequence, FinishReason::kMaxTokens, -1, now_us);
+    }
+  }
+}
+
+void Roster::FillStats(SchedulerStats& stats) const {
+  stats = totals_;
+  stats.running = static_cast<int64_t>(seated_.size());
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    stats.blocks_total[g] = pools_[g].num_blocks();
+    stats.blocks_used[g] = pools_[g].num_used();
+  }
+}
+
+void Roster::Seat(Sequence& sequence) {
+  waiting_.erase(&sequence);
+  queue_.sequences -= 1;
+  seated_.insert(&sequence);
+  sequence.phase = SeatPhase::kSeated;
+}
+
+void Roster::Preempt(Sequence& sequence, int64_t now_us) {
+  if (sequence.phase != SeatPhase::kSeated) return;  // its request failed just now
+  RequestState& state = *sequence.request;
+  ++state.stats.preemptions;
+  ++totals_.preemptions_total;
+  if (++sequence.preemptions > config_.max_preemptions) {
+    FinishRequest(state, KvExhaustedStatus(sequence.preemptions), now_us);
+    return;
+  }
+  ReleaseBlocks(sequence);
+  sequence.kv_tokens = 0;
+  seated_.erase(&sequence);
+  waiting_.insert(&sequence);
+  queue_.sequences += 1;
+  sequence.phase = SeatPhase::kWaiting;
+}
+
+void Roster::Start(RequestState& state, int64_t now_us) {
+  LeaveQueue(state);
+  state.started = true;
+  state.started_us = now_us;
+  state.stats.queue_us = now_us - state.request.arrival_us;
+  if (state.needs_counts) {
+    engine::TokenCounts counts;
+    for (const int32_t id : state.request.prompt) ++counts.prompt[id];
+    for (Sequence& sequence : state.choices) sequence.counts = counts;
+  }
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kStarted;
+  event.stats = state.stats;
+  state.sink(std::move(event));
+}
+
+void Roster::LeaveQueue(RequestState& state) {
+  queue_.requests -= 1;
+  queue_.prompt_tokens -= int64_t{state.prompt_tokens()} * state.request.n;
+}
+
+void Roster::ReleaseBlocks(Sequence& sequence) {
+  for (int g = 0; g < engine::kNumKvGroups; ++g) kvcache::Free(sequence.tables[g], pools_[g]);
+}
+
+void Roster::CountRows(const Sequence& sequence, int rows) {
+  const int begin = sequence.kv_tokens;
+  const int end = begin + rows;
+  const int recomputed = std::max(0, std::min(end, sequence.computed_tokens) - begin);
+  const int prompt_end = std::min(end, sequence.request->prompt_tokens());
+  totals_.prompt_tokens_total +=
+      std::max(0, prompt_end - std::max(begin, sequence.computed_tokens));
+  totals_.recomputed_tokens_total += recomputed;
+  sequence.request->stats.recomputed_tokens += recomputed;
+}
+
+void Roster::AppendToken(Sequence& sequence, engine::SampledToken token, int64_t now_us) {
+  RequestState& state = *sequence.request;
+  const int32_t id = token.id;
+  sequence.output.push_back(id);
+  if (state.needs_counts) ++sequence.counts.output[id];
+  if (state.stats.completion_tokens++ == 0) state.first_token_us = now_us;
+  ++totals_.generated_tokens_total;
+
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kTokens;
+  event.choice = sequence.choice;
+  event.tokens.push_back(std::move(token));
+  state.sink(std::move(event));
+
+  const std::optional<FinishReason> reason =
+      StopReason(state.request.stop, id, static_cast<int>(sequence.output.size()),
+                 KnownTokens(sequence), max_known_);
+  if (!reason.has_value()) return;
+  const bool by_id = *reason == FinishReason::kStopToken || *reason == FinishReason::kStopEos;
+  FinishChoice(sequence, *reason, by_id ? id : -1, now_us);
+}
+
+void Roster::FinishChoice(Sequence& sequence, FinishReason reason, int32_t stop_id,
+                          int64_t now_us) {
+  RequestState& state = *sequence.request;
+  Vacate(sequence);
+  ++totals_.choices_finished_total[static_cast<int>(reason)];
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kChoiceFinished;
+  event.choice = sequence.choice;
+  event.reason = reason;
+  event.stop_id = stop_id;
+  state.sink(std::move(event));
+  if (--state.open_choices == 0) FinishRequest(state, absl::OkStatus(), now_us);
+}
+
+void Roster::FinishOpenChoices(RequestState& state, FinishReason reason, int64_t now_us) {
+  for (Sequence& sequence : state.choices) {
+    if (sequence.phase != SeatPhase::kEnded) FinishChoice(sequence, reason, -1, now_us);
+  }
+}
+
+void Roster::FinishRequest(RequestState& state, absl::Status status, int64_t now_us) {
+  for (Sequence& sequence : state.choices) {
+    if (sequence.phase != SeatPhase::kEnded) Vacate(sequence);
+  }
+  if (!state.started) LeaveQueue(state);
+  FillTimes(state, now_us);
+  ++totals_.requests_finished_total[static_cast<int>(status.code())];
+  TokenEvent event;
+  event.kind = TokenEvent::Kind::kFinished;
+  event.status = std::move(status);
+  event.stats = state.stats;
+  const auto it = requests_.find(state.id);
+  ended_.push_back(std::move(it->second));
+  requests_.erase(it);
+  state.sink(std::move(event));
+}
+
+void Roster::Vacate(Sequence& sequence) {
+  if (sequence.phase == SeatPhase::kWaiting) {
+    waiting_.erase(&sequence);
+    queue_.sequences -= 1;
+  } else {
+    seated_.erase(&sequence);
+    ReleaseBlocks(sequence);
+  }
+  sequence.phase = SeatPhase::kEnded;
+}
+
+}  // namespace tandem::scheduler

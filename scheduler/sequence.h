@@ -1,0 +1,64 @@
+// The state of a request while it lives: owned by the scheduler's thread, plain data.
+//
+//   RequestState  one accepted request, its choices and its bookkeeping
+//   Sequence      one choice of it: the growing token list, its KV blocks, its seat
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "engine/sampling.h"
+#include "engine/step.h"
+#include "kvcache/block_table.h"
+#include "scheduler/plan_step.h"
+#include "scheduler/request.h"
+
+namespace tandem::scheduler {
+
+struct RequestState;
+
+enum class SeatPhase { kWaiting, kSeated, kEnded };
+
+struct Sequence {
+  RequestState* request = nullptr;
+  int choice = 0;
+  Rank rank;
+  SeatPhase phase = SeatPhase::kWaiting;
+  std::vector<int32_t> output;  // generated ids
+  int kv_tokens = 0;            // rows in the cache
+  int computed_tokens = 0;      // the most that kv_tokens ever was: rows below it run again
+  std::array<kvcache::BlockTable, engine::kNumKvGroups> tables;
+  engine::TokenCounts counts;  // filled only when the request asks for a penalty
+  int preemptions = 0;
+};
+
+struct RequestState {
+  RequestId id = 0;
+  Request request;
+  EventSink sink;
+  std::vector<Sequence> choices;  // fixed once built: others point into it
+  std::vector<int32_t> stop_ids;  // all ids that end a choice, masked before min_tokens
+  bool needs_counts = false;      // a penalty was asked for
+  int open_choices = 0;
+  int next_scored = 1;  // prompt position whose log-probability is sent next
+  bool ended = false;
+  bool started = false;
+  int64_t started_us = 0;
+  int64_t first_token_us = 0;  // valid when completion_tokens > 0
+  RequestStats stats;
+
+  int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }
+};
+
+inline int KnownTokens(const Sequence& sequence) {
+  return sequence.request->prompt_tokens() + static_cast<int>(sequence.output.size());
+}
+
+inline int32_t TokenAt(const Sequence& sequence, int position) {
+  const int prompt_tokens = sequence.request->prompt_tokens();
+  return position < prompt_tokens ? sequence.request->request.prompt[position]
+                                  : sequence.output[position - prompt_tokens];
+}
+
+}  // namespace tandem::scheduler

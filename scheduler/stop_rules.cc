@@ -1,0 +1,24 @@
+#include "scheduler/stop_rules.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace tandem::scheduler {
+
+std::optional<FinishReason> StopReason(const StopParams& stop, int32_t token, int output_tokens,
+                                       int known_tokens, int max_known) {
+  const auto among = [token](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
+  if (among(stop.stop_ids)) return FinishReason::kStopToken;
+  if (among(stop.eos_ids)) return FinishReason::kStopEos;
+  if (output_tokens >= stop.max_tokens) return FinishReason::kMaxTokens;
+  if (known_tokens >= max_known) return FinishReason::kContextLength;
+  return std::nullopt;
+}
+
+bool StopsMasked(const StopParams& stop, int output_tokens) {
+  return output_tokens < stop.min_tokens;
+}
+
+}  // namespace tandem::scheduler
