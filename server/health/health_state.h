@@ -66,7 +66,8 @@ class HealthState {
   Phase phase_ = Phase::kLoading;
   double progress_ = 0.0;
   EngineProbe probe_;
-  // The engine's last turn can be long ago only because it slept: idleness seen here counts as well.
+  // The engine's last turn can be long ago only because it slept: idleness seen here counts as
+  // well.
   int64_t last_idle_us_ = 0;
 };
 

@@ -15,8 +15,8 @@ namespace tandem::server {
 struct HttpConfig {
   std::string listen = "0.0.0.0:8080";  // host:port; port 0 takes a free one
   int threads = 16;                     // connections served at a time
-  std::string version;                  // for /version
-  std::string git_commit;
+  std::string version = {};             // for /version
+  std::string git_commit = {};
 };
 
 class HttpServer {

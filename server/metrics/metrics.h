@@ -22,22 +22,22 @@ namespace tandem::server {
 
 // What is known once the model is loaded, as labels of info series.
 struct ModelFacts {
-  std::string architecture;
-  std::string revision;
-  std::string weight_format;
-  std::string kv_format;
-  std::string backend;
+  std::string architecture = {};
+  std::string revision = {};
+  std::string weight_format = {};
+  std::string kv_format = {};
+  std::string backend = {};
   int kv_block_tokens = 0;
   int64_t kv_blocks = 0;  // of the full group: what a router may expect to find cached
 };
 
 // How one generation ended.
 struct RequestOutcome {
-  absl::Status status;
-  std::string_view reason;  // ErrorInfo.reason; empty when OK
-  bool started = false;     // its first row ran
-  int n = 1;                // choices
-  scheduler::RequestStats stats;
+  absl::Status status = {};
+  std::string_view reason = {};  // ErrorInfo.reason; empty when OK
+  bool started = false;          // its first row ran
+  int n = 1;                     // choices
+  scheduler::RequestStats stats = {};
 };
 
 class Metrics {
@@ -57,8 +57,11 @@ class Metrics {
 
   // As scheduler::StepObserver.
   void OnStep(const scheduler::StepTiming& timing);
-  // `tokens` more tokens of one choice were handed out `gap_us` after those before.
-  void OnTokens(int64_t gap_us, int tokens);
+  // The first token of a request, so long after its arrival.
+  void OnFirstToken(int64_t ttft_us);
+  // `tokens` more tokens of one choice, `gap_us` after those before: so many observations of the
+  // mean gap between tokens.
+  void OnMoreTokens(int64_t gap_us, int tokens);
   void OnRequestDone(const RequestOutcome& outcome);
   // `method` as in the proto, `code` as in grpc::StatusCode.
   void OnGrpcCall(std::string_view method, int code);

@@ -1,0 +1,136 @@
+#include "server/metrics/metrics.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tandem::server {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class MetricsTest : public ::testing::Test {
+ protected:
+  std::string Render() { return metrics_.Render(health_); }
+
+  HealthState health_;
+  Metrics metrics_{"demo"};
+};
+
+TEST_F(MetricsTest, RoutersFindTheirGaugesUnderVllmNamesWithOneSeriesEach) {
+  // Given a snapshot with a fuller sliding pool.
+  scheduler::SchedulerStats stats;
+  stats.running = 3;
+  stats.waiting = 2;
+  stats.blocks_total = {10, 100};
+  stats.blocks_used = {5, 20};
+  metrics_.WatchEngine({.stats = [&] { return stats; }, .now_us = [] { return int64_t{0}; }});
+  // When it is scraped.
+  const std::string text = Render();
+  // Then the gauges carry it, with the labels of vLLM.
+  EXPECT_THAT(text, HasSubstr("vllm:num_requests_running{engine=\"0\",model_name=\"demo\"} 3"));
+  EXPECT_THAT(text, HasSubstr("vllm:num_requests_waiting{engine=\"0\",model_name=\"demo\"} 2"));
+  EXPECT_THAT(text, HasSubstr("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"demo\"} 0.5"));
+  EXPECT_THAT(text, HasSubstr("vllm:gpu_cache_usage_perc{engine=\"0\",model_name=\"demo\"} 0.5"));
+  EXPECT_THAT(text, HasSubstr("tandem_kv_blocks{model_name=\"demo\",group=\"full\",state=\"free\"} "
+                              "80"));
+}
+
+TEST_F(MetricsTest, CountersFollowTheSnapshotAndNeverCountTwice) {
+  scheduler::SchedulerStats stats;
+  stats.generated_tokens_total = 5;
+  stats.choices_finished_total[static_cast<int>(scheduler::FinishReason::kStopEos)] = 1;
+  stats.choices_finished_total[static_cast<int>(scheduler::FinishReason::kStopString)] = 1;
+  stats.choices_finished_total[static_cast<int>(scheduler::FinishReason::kMaxTokens)] = 4;
+  metrics_.WatchEngine({.stats = [&] { return stats; }, .now_us = [] { return int64_t{0}; }});
+  Render();
+  Render();
+  stats.generated_tokens_total = 7;
+  const std::string text = Render();
+  EXPECT_THAT(text, HasSubstr("vllm:generation_tokens_total{engine=\"0\",model_name=\"demo\"} 7"));
+  EXPECT_THAT(text, HasSubstr("finished_reason=\"stop\"} 2"));
+  EXPECT_THAT(text, HasSubstr("finished_reason=\"length\"} 4"));
+  EXPECT_THAT(text, HasSubstr("finished_reason=\"abort\"} 0"));
+}
+
+TEST_F(MetricsTest, AStepIsCountedUnderTheKindOfItsRows) {
+  metrics_.OnStep({.rows = 40, .prompt_rows = 40, .duration_us = 2000});
+  metrics_.OnStep({.rows = 8, .decode_rows = 8, .duration_us = 1000});
+  metrics_.OnStep({.rows = 9, .prompt_rows = 1, .decode_rows = 8, .duration_us = 1000});
+  const std::string text = Render();
+  for (const char* kind : {"prefill", "decode", "mixed"}) {
+    EXPECT_THAT(text, HasSubstr(std::string("tandem_step_seconds_count{model_name=\"demo\",kind=") +
+                                '"' + kind + "\"} 1"));
+  }
+  EXPECT_THAT(text, HasSubstr("vllm:iteration_tokens_total_sum{engine=\"0\",model_name=\"demo\"} "
+                              "57"));
+}
+
+TEST_F(MetricsTest, AMergedDeltaCountsOnceForEachOfItsTokens) {
+  metrics_.OnFirstToken(250'000);
+  metrics_.OnMoreTokens(/*gap_us=*/300'000, /*tokens=*/3);
+  const std::string text = Render();
+  EXPECT_THAT(text, HasSubstr("vllm:time_to_first_token_seconds_count{engine=\"0\",model_name="
+                              "\"demo\"} 1"));
+  EXPECT_THAT(text, HasSubstr("vllm:inter_token_latency_seconds_count{engine=\"0\",model_name="
+                              "\"demo\"} 3"));
+  EXPECT_THAT(text, HasSubstr("vllm:inter_token_latency_seconds_bucket{engine=\"0\",model_name="
+                              "\"demo\",le=\"0.1\"} 3"));
+}
+
+TEST_F(MetricsTest, ARefusalForWantOfRoomIsARejectionAndABadParameterIsNot) {
+  metrics_.OnRequestDone({.status = absl::ResourceExhaustedError(""), .reason = "QUEUE_FULL"});
+  metrics_.OnRequestDone({.status = absl::InvalidArgumentError(""), .reason = "BAD_PARAMETER"});
+  const std::string text = Render();
+  EXPECT_THAT(text, HasSubstr("vllm:admission_rejections_total{engine=\"0\",model_name=\"demo\","
+                              "reason=\"QUEUE_FULL\"} 1"));
+  EXPECT_THAT(text, Not(HasSubstr("BAD_PARAMETER")));
+  EXPECT_THAT(text, HasSubstr("vllm:e2e_request_latency_seconds_count{engine=\"0\",model_name="
+                              "\"demo\"} 0"));
+}
+
+TEST_F(MetricsTest, AFinishedRequestFillsItsHistograms) {
+  metrics_.OnRequestDone({.started = true,
+                          .n = 2,
+                          .stats = {.prompt_tokens = 7,
+                                    .completion_tokens = 10,
+                                    .queue_us = 1'000'000,
+                                    .prefill_us = 2'000'000,
+                                    .decode_us = 4'000'000,
+                                    .total_us = 7'000'000}});
+  const std::string text = Render();
+  const std::string labels = "_sum{engine=\"0\",model_name=\"demo\"} ";
+  EXPECT_THAT(text, HasSubstr("vllm:request_queue_time_seconds" + labels + "1"));
+  EXPECT_THAT(text, HasSubstr("vllm:request_inference_time_seconds" + labels + "6"));
+  EXPECT_THAT(text, HasSubstr("vllm:e2e_request_latency_seconds" + labels + "7"));
+  // 4 s for the 4 tokens after the first of each choice.
+  EXPECT_THAT(text, HasSubstr("vllm:request_time_per_output_token_seconds" + labels + "1"));
+  EXPECT_THAT(text, HasSubstr("vllm:request_generation_tokens" + labels + "10"));
+}
+
+TEST_F(MetricsTest, WhoeverEndedARequestEarlyIsCounted) {
+  metrics_.OnRequestDone({.status = absl::CancelledError(""), .reason = "CLIENT_CANCELLED"});
+  metrics_.OnRequestDone({.status = absl::DeadlineExceededError(""), .reason = "DEADLINE"});
+  const std::string text = Render();
+  EXPECT_THAT(text, HasSubstr("cause=\"client\"} 1"));
+  EXPECT_THAT(text, HasSubstr("cause=\"deadline\"} 1"));
+  EXPECT_THAT(text, HasSubstr("cause=\"slow\"} 0"));
+}
+
+TEST_F(MetricsTest, CallsModelAndPhaseAreTold) {
+  metrics_.OnGrpcCall("Generate", 3);
+  metrics_.SetModel({.architecture = "gemma4", .kv_block_tokens = 32, .kv_blocks = 77});
+  metrics_.SetStartupSeconds("load", 1.5);
+  health_.SetPhase(Phase::kDraining);
+  const std::string text = Render();
+  EXPECT_THAT(text, HasSubstr("code=\"INVALID_ARGUMENT\""));
+  EXPECT_THAT(text, HasSubstr("block_size=\"32\",num_gpu_blocks=\"77\"} 1"));
+  EXPECT_THAT(text, HasSubstr("architecture=\"gemma4\""));
+  EXPECT_THAT(text, HasSubstr("tandem_startup_seconds{model_name=\"demo\",phase=\"load\"} 1.5"));
+  EXPECT_THAT(text, HasSubstr("tandem_draining{model_name=\"demo\"} 1"));
+}
+
+}  // namespace
+}  // namespace tandem::server
