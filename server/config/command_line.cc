@@ -1,0 +1,197 @@
+#include "server/config/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/config/nearest_name.h"
+#include "server/config/option_value.h"
+
+namespace tandem::server {
+namespace {
+
+// One verb's part of the parser.
+struct VerbParser {
+  CLI::App* app = nullptr;
+  CLI::Option* help = nullptr;
+  CLI::Option* help_all = nullptr;
+  std::vector<std::pair<const OptionSpec*, CLI::Option*>> options;
+};
+
+std::string Words(const VerbSpec& verb) { return "tandem " + std::string(verb.name); }
+
+// CLI11 would take a list's further words, and would split a value in brackets, unless told not to.
+void TakeOneWordEach(CLI::Option* option) {
+  option->type_size(1)->expected(1)->allow_extra_args(false);
+  option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+VerbParser AddVerb(CLI::App* app, const VerbSpec& verb) {
+  VerbParser parser;
+  parser.app = app;
+  app->allow_extras();
+  parser.help = app->add_flag("-h,--help");
+  parser.help_all = app->add_flag("--help-all");
+  for (const OptionSpec& option : Options()) {
+    if (!Takes(option, verb.verb)) continue;
+    std::string names = FlagName(option);
+    if (option.letter != 0) names += std::string(",-") + option.letter;
+    // `inspect` takes its model as a word as well.
+    if (!verb.argument.empty() && option.name == "model") names += ",model";
+    if (IsSwitch(option)) {
+      parser.options.emplace_back(&option, app->add_flag(names));
+    } else {
+      CLI::Option* const added = app->add_option(names);
+      TakeOneWordEach(added);
+      parser.options.emplace_back(&option, added);
+    }
+  }
+  return parser;
+}
+
+std::vector<std::string_view> FlagNames(Verb verb) {
+  std::vector<std::string_view> names = {"help", "help-all"};
+  for (const OptionSpec& option : Options()) {
+    if (Takes(option, verb)) names.push_back(option.name);
+  }
+  return names;
+}
+
+absl::Status UnknownFlag(const VerbSpec& verb, std::string_view word) {
+  const std::string_view flag = word.substr(0, word.find('='));
+  const std::string_view name = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));
+  std::string message =
+      absl::StrFormat("%s is not an option of `%s`", std::string(flag), Words(verb));
+  for (const VerbSpec& other : Verbs()) {
+    if (other.verb == Verb::kConfig || FindOption(other.verb, name) == nullptr) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s; it is one of `%s`", message, Words(other)));
+  }
+  const std::vector<std::string_view> names = FlagNames(verb.verb);
+  const std::string_view nearest = NearestName(name, names);
+  if (!nearest.empty()) message += absl::StrFormat("; did you mean --%s?", std::string(nearest));
+  return absl::InvalidArgumentError(message);
+}
+
+absl::Status UnknownVerb(std::string_view word) {
+  std::string message = absl::StrFormat("'%s' is not a command", std::string(word));
+  if (word.substr(0, 1) == "-") message = std::string(word) + " needs a command in front of it";
+  std::vector<std::string_view> names;
+  for (const VerbSpec& verb : Verbs()) names.push_back(verb.name);
+  const std::string_view nearest = NearestName(word, names);
+  if (!nearest.empty()) {
+    message += absl::StrFormat("; did you mean `tandem %s`?", std::string(nearest));
+  } else {
+    message += "; the commands are";
+    for (size_t i = 0; i < names.size(); ++i) {
+      message += (i == 0 ? " " : ", ") + std::string(names[i]);
+    }
+  }
+  return absl::InvalidArgumentError(message);
+}
+
+absl::Status NoBenchKind(std::string_view word) {
+  if (word.empty()) return absl::InvalidArgumentError("`tandem bench` needs a kind: model");
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is not a kind of `tandem bench`; did you mean `tandem bench model`?",
+                      std::string(word)));
+}
+
+absl::StatusOr<std::vector<Assignment>> TakeFlags(const VerbSpec& verb, const VerbParser& parser) {
+  std::vector<Assignment> flags;
+  for (const auto& [option, parsed] : parser.options) {
+    if (parsed->count() == 0) continue;
+    Assignment flag = {.option = option, .values = parsed->results(), .where = FlagName(*option)};
+    if (IsSwitch(*option) && flag.values.size() > 1) flag.values.resize(1);
+    for (const std::string& value : flag.values) {
+      const bool is_flag = value.size() > 2 && value.substr(0, 2) == "--" &&
+                           FindOption(verb.verb, std::string_view(value).substr(2)) != nullptr;
+      if (is_flag) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("%s needs a value, but %s follows it", flag.where, value));
+      }
+    }
+    flags.push_back(std::move(flag));
+  }
+  return flags;
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(std::span<const std::string> words) {
+  CLI::App program;
+  program.set_help_flag("");
+  program.allow_extras();
+  program.require_subcommand(0, 1);
+  CLI::Option* const help = program.add_flag("-h,--help");
+  CLI::Option* const help_all = program.add_flag("--help-all");
+  CLI::Option* const version = program.add_flag("-V,--version");
+  CLI::App* const bench = program.add_subcommand("bench");
+  bench->require_subcommand(0, 1);
+  bench->allow_extras();
+  CLI::Option* const bench_help = bench->add_flag("-h,--help,--help-all");
+  std::map<Verb, VerbParser> parsers;
+  for (const VerbSpec& verb : Verbs()) {
+    CLI::App* const app = verb.verb == Verb::kBenchModel
+                              ? bench->add_subcommand("model")
+                              : program.add_subcommand(std::string(verb.name));
+    parsers[verb.verb] = AddVerb(app, verb);
+  }
+
+  try {
+    program.parse(std::vector<std::string>(words.rbegin(), words.rend()));
+  } catch (const CLI::ArgumentMismatch& error) {
+    // "--model: 1 required TEXT missing": only a flag at the end of the line comes here.
+    const std::string text = error.what();
+    return absl::InvalidArgumentError(text.substr(0, text.find(':')) + " needs a value");
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+
+  if (version->count() > 0) return CommandLine{.action = CommandLine::Action::kVersion};
+  for (const VerbSpec& verb : Verbs()) {
+    const VerbParser& parser = parsers[verb.verb];
+    if (!parser.app->parsed()) continue;
+    CommandLine line = {.verb = verb.verb};
+    if (parser.help_all->count() > 0) {
+      line.action = CommandLine::Action::kHelpAll;
+      return line;
+    }
+    if (parser.help->count() > 0 || help->count() > 0) {
+      line.action = CommandLine::Action::kHelp;
+      return line;
+    }
+    absl::StatusOr<std::vector<Assignment>> flags = TakeFlags(verb, parser);
+    if (!flags.ok()) return flags.status();
+    const std::vector<std::string> rest = parser.app->remaining();
+    for (const std::string& word : rest) {
+      if (word.size() > 1 && word[0] == '-') return UnknownFlag(verb, word);
+    }
+    if (!rest.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("`%s` does not take the argument '%s'", Words(verb), rest.front()));
+    }
+    line.flags = *std::move(flags);
+    return line;
+  }
+  if (bench->parsed()) {
+    if (bench_help->count() > 0) {
+      return CommandLine{.action = CommandLine::Action::kHelp, .verb = Verb::kBenchModel};
+    }
+    const std::vector<std::string> rest = bench->remaining();
+    return NoBenchKind(rest.empty() ? "" : rest.front());
+  }
+  if (help->count() > 0 || help_all->count() > 0) {
+    return CommandLine{.action = CommandLine::Action::kHelp};
+  }
+  const std::vector<std::string> rest = program.remaining();
+  if (rest.empty()) {
+    return absl::InvalidArgumentError("a command is missing; `tandem --help` lists them");
+  }
+  return UnknownVerb(rest.front());
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,97 @@
+// Every setting and every argument of the command line, as one plain struct.
+//
+// Filled once at start-up (resolve.h), const from then on. The struct of each folder (scheduler,
+// engine, gRPC) is filled from it by the verb that runs.
+// Not here  names, ranges and help of the options: option_table.h.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "scheduler/config.h"
+
+namespace tandem::server {
+
+// An amount of memory: automatic, so many bytes, or a share of what is free.
+struct MemoryAmount {
+  uint64_t bytes = 0;  // 0: not given in bytes
+  double share = 0.0;  // 0: not given as a share; otherwise in (0, 1]
+
+  bool automatic() const { return bytes == 0 && share == 0.0; }
+};
+
+// Arguments of `tandem run`; what is absent is the model's default.
+struct RunArguments {
+  std::optional<std::string> prompt;  // "-": read from standard input
+  int max_tokens = 0;                 // 0: until the model ends its turn
+  bool raw = false;
+  std::optional<double> temperature;
+  std::optional<int> top_k;
+  std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+};
+
+// Arguments of `tandem bench model`.
+struct BenchArguments {
+  std::vector<int> prompt = {512};   // prompt lengths; 0: none
+  std::vector<int> generate = {64};  // generated lengths; 0: none
+  std::vector<int> streams = {1, 16};
+  int repetitions = 5;
+  std::string output = "md";
+};
+
+struct Settings {
+  // Model
+  std::string model;  // empty: the demo model
+  std::string served_model_name;
+  std::string load_format = "auto";
+  std::string model_shape;
+  uint64_t dummy_seed = 0;
+  std::string dtype = "bf16";
+
+  // Hardware
+  std::string device = "auto";
+  int threads = 0;  // 0: one per CPU granted to the process
+  std::string cpu_isa = "auto";
+
+  // Scheduling
+  int max_slots = scheduler::SchedulerConfig{}.max_slots;
+  int max_context = 0;  // 0: as long as the model and the KV cache allow
+  int max_step_rows = scheduler::SchedulerConfig{}.max_step_rows;
+  int step_target_ms = static_cast<int>(scheduler::SchedulerConfig{}.step_target_us / 1000);
+  int max_queued_requests = scheduler::SchedulerConfig{}.max_queued_requests;
+
+  // KV cache
+  std::string kv_type = "auto";
+  MemoryAmount kv_memory;
+  int block_tokens = 32;
+
+  // Requests
+  int default_max_tokens = 0;  // 0: as many as the context allows
+  std::string sampling_defaults = "model";
+  int max_n = 8;
+  int max_prompt_logprob_tokens = 8192;
+
+  // Network
+  std::vector<std::string> grpc_listen = {"0.0.0.0:50051"};
+  std::string http_listen = "0.0.0.0:8080";
+  int grpc_max_recv_mib = 64;
+  int drain_timeout_s = 120;
+
+  // Logging
+  std::string log_format = "auto";
+  std::string log_level = "info";
+
+  // Flags only
+  std::string config;  // the TOML file; TANDEM_CONFIG too
+  bool json = false;   // run, inspect
+  bool docs = false;   // config
+  RunArguments run;
+  BenchArguments bench;
+};
+
+}  // namespace tandem::server
