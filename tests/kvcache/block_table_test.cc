@@ -1,0 +1,110 @@
+// Block bookkeeping: the pool's counts and references, and the life of a block table.
+#include "kvcache/block_table.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "kvcache/block_pool.h"
+
+namespace tandem::kvcache {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+TEST(BlockPoolTest, HandsOutEveryBlockOnceThenNone) {
+  BlockPool pool(3);
+  std::set<int32_t> blocks;
+  for (int i = 0; i < 3; ++i) blocks.insert(pool.Allocate());
+  EXPECT_THAT(blocks, ElementsAre(0, 1, 2));
+  EXPECT_EQ(pool.Allocate(), -1);
+  EXPECT_EQ(pool.num_free(), 0);
+  EXPECT_EQ(pool.num_used(), 3);
+}
+
+TEST(BlockPoolTest, ASharedBlockIsFreeOnlyAfterItsLastHolderLeaves) {
+  // Given a block with two holders.
+  BlockPool pool(1);
+  const int32_t block = pool.Allocate();
+  pool.AddReference(block);
+  EXPECT_EQ(pool.references(block), 2);
+  // When one of them leaves, it stays; when the other leaves, it is free.
+  pool.Release(block);
+  EXPECT_EQ(pool.num_free(), 0);
+  pool.Release(block);
+  EXPECT_EQ(pool.num_free(), 1);
+  EXPECT_EQ(pool.Allocate(), block);
+  EXPECT_EQ(pool.references(block), 1);
+}
+
+TEST(BlockPoolTest, APoolOfAnAbsentGroupIsEmpty) {
+  BlockPool pool(0);
+  EXPECT_EQ(pool.num_blocks(), 0);
+  EXPECT_EQ(pool.Allocate(), -1);
+}
+
+TEST(BlockTableTest, GrowsByWholeBlocksAsPositionsNeedThem) {
+  BlockPool pool(8);
+  BlockTable table;
+  EXPECT_TRUE(Grow(table, pool, 4, 1));
+  EXPECT_THAT(table.blocks, ElementsAre(0));
+  EXPECT_TRUE(Grow(table, pool, 4, 4));  // still the first block
+  EXPECT_THAT(table.blocks, ElementsAre(0));
+  EXPECT_TRUE(Grow(table, pool, 4, 9));
+  EXPECT_THAT(table.blocks, ElementsAre(0, 1, 2));
+  EXPECT_TRUE(Grow(table, pool, 4, 2));  // never shrinks
+  EXPECT_EQ(table.num_held(), 3);
+}
+
+TEST(BlockTableTest, GrowthThatDoesNotFitChangesNothing) {
+  BlockPool pool(2);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 4));
+  EXPECT_FALSE(Grow(table, pool, 4, 12));
+  EXPECT_THAT(table.blocks, ElementsAre(0));
+  EXPECT_EQ(pool.num_free(), 1);
+}
+
+TEST(BlockTableTest, ReleasesABlockOnlyWhenItsLastPositionIsOutOfSight) {
+  // Given three blocks of four positions.
+  BlockPool pool(3);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 12));
+  // When position 3 can still be seen, nothing happens.
+  EXPECT_EQ(ReleaseBelow(table, pool, 4, 3), 0);
+  EXPECT_THAT(table.blocks, ElementsAre(0, 1, 2));
+  // When 4 is the first visible one, the first block goes; the others keep their index.
+  EXPECT_EQ(ReleaseBelow(table, pool, 4, 4), 1);
+  EXPECT_THAT(table.blocks, ElementsAre(-1, 1, 2));
+  EXPECT_EQ(table.num_held(), 2);
+  EXPECT_EQ(ReleaseBelow(table, pool, 4, 7), 0);
+  EXPECT_EQ(pool.num_free(), 1);
+}
+
+TEST(BlockTableTest, ReleasingNeverGoesPastTheTable) {
+  BlockPool pool(2);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 8));
+  EXPECT_EQ(ReleaseBelow(table, pool, 4, 1000), 2);
+  EXPECT_THAT(table.blocks, ElementsAre(-1, -1));
+  EXPECT_EQ(pool.num_free(), 2);
+}
+
+TEST(BlockTableTest, FreeingReturnsWhatIsHeldAndNothingTwice) {
+  BlockPool pool(4);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 16));
+  ReleaseBelow(table, pool, 4, 8);
+  Free(table, pool);
+  EXPECT_EQ(pool.num_free(), 4);
+  EXPECT_THAT(table.blocks, IsEmpty());
+  EXPECT_EQ(table.first_held, 0);
+  // And the table can be used again.
+  EXPECT_TRUE(Grow(table, pool, 4, 4));
+  EXPECT_EQ(table.num_held(), 1);
+}
+
+}  // namespace
+}  // namespace tandem::kvcache
