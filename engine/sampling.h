@@ -27,9 +27,9 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;   // times the count in the output
   float presence_penalty = 0.0f;    // once when the count in the output is above 0
   uint64_t seed = 0;
-  std::vector<std::pair<int32_t, float>> logit_bias;  // a bias <= -100 is a ban
-  std::vector<int32_t> banned;
-  std::vector<int32_t> allowed;  // empty: all
+  std::vector<std::pair<int32_t, float>> logit_bias = {};  // a bias <= -100 is a ban
+  std::vector<int32_t> banned = {};
+  std::vector<int32_t> allowed = {};  // empty: all
 };
 
 // Reported for an id that cannot be drawn, in place of -inf.
@@ -45,8 +45,8 @@ struct LogprobOptions {
 // Token ids seen so far, for the penalties. Kept by the scheduler per sequence only when a request
 // asks for penalties.
 struct TokenCounts {
-  absl::flat_hash_map<int32_t, int32_t> output;  // id -> count
-  absl::flat_hash_map<int32_t, int32_t> prompt;  // id -> count
+  absl::flat_hash_map<int32_t, int32_t> output = {};  // id -> count
+  absl::flat_hash_map<int32_t, int32_t> prompt = {};  // id -> count
 };
 
 struct TopLogprob {
@@ -61,17 +61,17 @@ struct SampleRequest {
   int choice = 0;                          // RNG stream
   int64_t position = 0;                    // absolute position that the drawn token will take
   const TokenCounts* counts = nullptr;     // required when params asks for a penalty; else ignored
-  std::span<const int32_t> masked;  // ids that may not be drawn now (stops before min_tokens)
-  LogprobOptions logprobs;
+  std::span<const int32_t> masked = {};  // ids that may not be drawn now (stops before min_tokens)
+  LogprobOptions logprobs = {};
   int32_t score_id = -1;  // with params == null: the prompt token whose log-probability is wanted
 };
 
 struct SampledToken {
-  int32_t id = -1;              // the token drawn, or score_id
-  float logprob = 0.0f;         // 0 when not asked for
-  int rank = 0;                 // 1 + number of ids with a larger log-probability; 0: not asked for
-  std::vector<TopLogprob> top;  // falling, ties to the lower id; may contain `id`
-  bool finite = true;           // false: NaN, +inf, or nothing left to draw; nothing else is valid
+  int32_t id = -1;       // the token drawn, or score_id
+  float logprob = 0.0f;  // 0 when not asked for
+  int rank = 0;          // 1 + number of ids with a larger log-probability; 0: not asked for
+  std::vector<TopLogprob> top = {};  // falling, ties to the lower id; may contain `id`
+  bool finite = true;  // false: NaN, +inf, or nothing left to draw; nothing else is valid
 };
 
 // Buffers reused between calls; one per thread that samples.
