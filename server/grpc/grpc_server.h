@@ -32,15 +32,15 @@ struct GrpcConfig {
   int keepalive_timeout_ms = 20'000;  // ... and close when they do not answer for so long
   int max_connection_age_s = 0;       // 0: unlimited; else clients reconnect, streams may finish
   bool reflection = true;
-  int max_n = 8;                         // choices per request
-  int max_prompt_logprob_tokens = 8192;  // longest prompt that is scored
-  int64_t default_deadline_s = 0;          // for calls without one; 0: none
-  int64_t default_queue_timeout_ms = 0;    // for requests without one; 0: none
-  int64_t stream_buffer_tokens = 4096;     // a stream that lags further behind ...
-  int64_t stream_buffer_bytes = 1 << 20;   // ... or by more bytes ...
-  int64_t slow_consumer_timeout_s = 60;    // ... for so long ends with ABORTED SLOW_CONSUMER
-  std::string replica;                     // x-tandem-replica; empty: not sent
-  std::string version;                     // for GetServerInfo
+  int max_n = 8;                          // choices per request
+  int max_prompt_logprob_tokens = 8192;   // longest prompt that is scored
+  int64_t default_deadline_s = 0;         // for calls without one; 0: none
+  int64_t default_queue_timeout_ms = 0;   // for requests without one; 0: none
+  int64_t stream_buffer_tokens = 4096;    // a stream that lags further behind ...
+  int64_t stream_buffer_bytes = 1 << 20;  // ... or by more bytes ...
+  int64_t slow_consumer_timeout_s = 60;   // ... for so long ends with ABORTED SLOW_CONSUMER
+  std::string replica;                    // x-tandem-replica; empty: not sent
+  std::string version;                    // for GetServerInfo
   std::string git_commit;
   std::string build_flags;
 };

@@ -1,0 +1,137 @@
+#include "server/grpc/generation_run.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/grpc/request_errors.h"
+#include "spdlog/spdlog.h"
+
+namespace tandem::server {
+
+absl::Status GenerationRun::Prepare(const v1::GenerateRequest& proto, const CallFacts& call) {
+  const absl::StatusOr<const LoadedModel*> model = core_.Model();
+  if (!model.ok()) return model.status();
+  model_ = *model;
+  arrival_us_ = call.arrival_us;
+  absl::StatusOr<ParsedRequest> parsed =
+      ParseGenerateRequest(proto, model_->model, core_.limits(), call);
+  if (!parsed.ok()) return parsed.status();
+  const absl::StatusOr<ActiveCalls::Ticket> ticket = core_.calls().Begin(parsed->request_id);
+  if (!ticket.ok()) return ticket.status();
+  ticket_ = *ticket;
+  const scheduler::Request& request = parsed->spec.request;
+  facts_ = {.request_id = parsed->request_id,
+            .model = model_->model.name,
+            .fingerprint = model_->fingerprint,
+            .seed = request.sampling.seed,
+            .n = request.n,
+            .logprobs = request.logprobs.enabled,
+            .prompt_logprobs = request.prompt_logprobs.enabled,
+            .report = parsed->report,
+            .vocabulary = &model_->backend.tokenizer->vocabulary()};
+  last_token_us_.resize(request.n);
+  parsed_ = *std::move(parsed);
+  return absl::OkStatus();
+}
+
+void GenerationRun::Start(OutputSink sink) {
+  const Generator::Handle handle =
+      model_->backend.generator->Start(std::move(parsed_->spec), std::move(sink));
+  if (!core_.calls().SetHandle(*ticket_, handle)) Cancel(scheduler::CancelCause::kDrain);
+  std::optional<scheduler::CancelCause> cause;
+  {
+    const std::lock_guard lock(mutex_);
+    handle_ = handle;
+    cause = pending_cancel_;
+  }
+  if (cause.has_value()) model_->backend.generator->Cancel(handle, *cause);
+}
+
+void GenerationRun::Cancel(scheduler::CancelCause cause) {
+  std::optional<Generator::Handle> handle;
+  {
+    const std::lock_guard lock(mutex_);
+    handle = handle_;
+    if (!handle.has_value() && !pending_cancel_.has_value()) pending_cancel_ = cause;
+  }
+  if (handle.has_value()) model_->backend.generator->Cancel(*handle, cause);
+}
+
+bool GenerationRun::Observe(OutputEvent& event) {
+  switch (event.kind) {
+    case OutputEvent::Kind::kStarted: {
+      started_ = true;
+      const auto tokens = static_cast<int>(event.prompt_ids.size());
+      if (const int limit = core_.config().max_prompt_logprob_tokens;
+          facts_.prompt_logprobs && tokens > limit) {
+        refusal_ = BadParameter("output.prompt_logprobs",
+                                absl::StrCat("is set for a prompt of ", tokens, " tokens; at most ",
+                                             limit, " can be scored"));
+        Cancel(scheduler::CancelCause::kAborted);
+      }
+      break;
+    }
+    case OutputEvent::Kind::kDelta:
+      CountTokens(event);
+      break;
+    case OutputEvent::Kind::kFinished:
+      finished_ = true;
+      stats_ = event.stats;
+      if (!refusal_.ok()) event.status = refusal_;
+      return true;
+    case OutputEvent::Kind::kPromptLogprobs:
+    case OutputEvent::Kind::kChoiceFinished:
+      break;
+  }
+  return refusal_.ok();
+}
+
+void GenerationRun::CountTokens(const OutputEvent& delta) {
+  if (delta.tokens.empty()) return;
+  const int64_t now_us = model_->backend.scheduler->now_us();
+  int64_t& last_us = last_token_us_[delta.choice];
+  if (!first_token_) {
+    first_token_ = true;
+    core_.metrics().OnFirstToken(now_us - arrival_us_);
+  }
+  if (last_us != 0) {
+    core_.metrics().OnMoreTokens(now_us - last_us, static_cast<int>(delta.tokens.size()));
+  }
+  last_us = now_us;
+}
+
+Closing GenerationRun::Close(const absl::Status& status) {
+  Closing closing{.status = core_.Wire(status), .trailers = {}};
+  if (ticket_.has_value()) core_.calls().End(*ticket_);
+  core_.metrics().OnRequestDone({.status = status,
+                                 .reason = closing.status.reason,
+                                 .started = started_,
+                                 .n = facts_.n,
+                                 .stats = stats_});
+  core_.metrics().OnGrpcCall(method_, closing.status.code);
+  if (finished_) {
+    const auto add = [&](const char* key, int64_t value) {
+      closing.trailers.emplace_back(key, absl::StrCat(value));
+    };
+    add("x-tandem-queue-ms", stats_.queue_us / 1000);
+    add("x-tandem-ttft-ms", stats_.ttft_us / 1000);
+    add("x-tandem-prompt-tokens", stats_.prompt_tokens);
+    add("x-tandem-cached-tokens", stats_.cached_prompt_tokens);
+    add("x-tandem-completion-tokens", stats_.completion_tokens);
+    add("x-tandem-drafted-tokens", 0);
+    add("x-tandem-accepted-tokens", 0);
+  }
+  if (ticket_.has_value()) {
+    spdlog::info(
+        "request done: id={} method={} code={} reason={} prompt_tokens={} output_tokens={} "
+        "queue_ms={} ttft_ms={} total_ms={}",
+        facts_.request_id, method_, closing.status.code,
+        closing.status.reason.empty() ? "OK" : closing.status.reason, stats_.prompt_tokens,
+        stats_.completion_tokens, stats_.queue_us / 1000, stats_.ttft_us / 1000,
+        stats_.total_us / 1000);
+  } else {
+    spdlog::info("request refused: method={} code={} reason={} message=\"{}\"", method_,
+                 closing.status.code, closing.status.reason, closing.status.message);
+  }
+  return closing;
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,78 @@
+// One generation between its call and the Generator: identity, cancellation, and how it ended.
+//
+// In        a GenerateRequest and what is known of the call.
+// Out       the Generator's events, and at the end the words that close the call.
+// Not here  gRPC (generate_reactors.h); the answer's messages (stream_mailbox.h, unary_answer.h).
+// Threads   Start once; Cancel from any thread; Observe and Close as the events come, one at a
+// time.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "server/generation/generator.h"
+#include "server/grpc/answer_messages.h"
+#include "server/grpc/request_parser.h"
+#include "server/grpc/service_core.h"
+
+namespace tandem::server {
+
+// What a call ends with.
+struct Closing {
+  WireStatus status;
+  std::vector<std::pair<std::string, std::string>> trailers;
+};
+
+class GenerationRun {
+ public:
+  // `method` as metrics name it.
+  GenerationRun(ServiceCore& core, const char* method) : core_(core), method_(method) {}
+
+  // Checks and takes the id.
+  //   errors  as ParseGenerateRequest; kAlreadyExists; kUnavailable. Then only Close follows
+  absl::Status Prepare(const v1::GenerateRequest& proto, const CallFacts& call);
+  // After Prepare. `sink` gets the events, each of which must pass Observe first.
+  void Start(OutputSink sink);
+  // Of a prepared request.
+  const AnswerFacts& facts() const { return facts_; }
+
+  // Idempotent. The events still end with kFinished.
+  void Cancel(scheduler::CancelCause cause);
+
+  // Takes note of the event; may replace the status of kFinished.
+  //   returns  false for events that must not reach the client
+  bool Observe(OutputEvent& event);
+
+  // Frees the id, counts and logs. Once, before the call itself is finished, with what Prepare
+  // returned or the status of kFinished.
+  Closing Close(const absl::Status& status);
+
+ private:
+  void CountTokens(const OutputEvent& delta);
+
+  ServiceCore& core_;
+  const char* const method_;
+  const LoadedModel* model_ = nullptr;
+  std::optional<ParsedRequest> parsed_;
+  AnswerFacts facts_;
+  int64_t arrival_us_ = 0;
+  std::optional<ActiveCalls::Ticket> ticket_;
+
+  std::mutex mutex_;  // the two fields below: Cancel may come before Start has the handle
+  std::optional<Generator::Handle> handle_;
+  std::optional<scheduler::CancelCause> pending_cancel_;
+
+  absl::Status refusal_;  // replaces the status of kFinished when not OK
+  bool started_ = false;
+  bool first_token_ = false;
+  bool finished_ = false;  // stats_ is valid
+  scheduler::RequestStats stats_;
+  std::vector<int64_t> last_token_us_;  // by choice
+};
+
+}  // namespace tandem::server

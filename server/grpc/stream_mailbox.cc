@@ -1,0 +1,165 @@
+#include "server/grpc/stream_mailbox.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+namespace tandem::server {
+namespace {
+
+// Clients with the smallest usual limit (4 MiB) and proxies in between stay out of trouble.
+constexpr int64_t kMaxMessageBytes = 1 << 20;
+constexpr int64_t kEnvelopeBytes = 64;  // tags, lengths and the small numbers of a message
+constexpr int64_t kIdBytes = 5;         // a varint of up to 32 bits
+
+// The longest prefix of `text` of at most `max_bytes` bytes that does not split a character.
+size_t WholeCharacters(std::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return text.size();
+  size_t end = max_bytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return end;
+}
+
+}  // namespace
+
+StreamMailbox::Message& StreamMailbox::Push() {
+  waiting_.emplace_back();
+  Grow(waiting_.back(), kEnvelopeBytes);
+  return waiting_.back();
+}
+
+void StreamMailbox::Grow(Message& message, int64_t bytes) {
+  message.bytes += bytes;
+  waiting_bytes_ += bytes;
+}
+
+void StreamMailbox::Add(const OutputEvent& event) {
+  switch (event.kind) {
+    case OutputEvent::Kind::kStarted: {
+      prompt_tokens_ = static_cast<int>(event.prompt_ids.size());
+      *Push().event.mutable_accepted() = ToAccepted(event, facts_);
+      if (facts_.prompt_logprobs && prompt_tokens_ > 0) {
+        AddPromptLogprob(0, FirstPromptLogprob(event.prompt_ids.front()));
+      }
+      break;
+    }
+    case OutputEvent::Kind::kPromptLogprobs:
+      AddPromptLogprobs(event);
+      break;
+    case OutputEvent::Kind::kDelta:
+      AddDelta(event);
+      break;
+    case OutputEvent::Kind::kChoiceFinished:
+      AddChoiceFinished(event);
+      break;
+    case OutputEvent::Kind::kFinished: {
+      if (!event.status.ok()) break;
+      v1::Completed& completed = *Push().event.mutable_completed();
+      *completed.mutable_usage() = ToUsage(event.stats);
+      if (facts_.report.timing) *completed.mutable_timing() = ToTiming(event.stats);
+      if (facts_.report.speculative_stats) {
+        *completed.mutable_speculative() =
+            ToSpeculativeStats(event.stats.completion_tokens, facts_.n);
+      }
+      break;
+    }
+  }
+}
+
+StreamMailbox::Message& StreamMailbox::DeltaWithRoom(int choice, int position, int64_t bytes) {
+  if (static_cast<size_t>(choice) >= open_delta_.size()) open_delta_.resize(choice + 1);
+  Message*& open = open_delta_[choice];
+  if (open == nullptr || open->bytes + bytes > kMaxMessageBytes) {
+    open = &Push();
+    v1::Delta& delta = *open->event.mutable_delta();
+    delta.set_index(static_cast<uint32_t>(choice));
+    delta.set_position(static_cast<uint32_t>(position));
+  }
+  Grow(*open, bytes);
+  return *open;
+}
+
+void StreamMailbox::AddDelta(const OutputEvent& event) {
+  int position = event.position;
+  for (const engine::SampledToken& token : event.tokens) {
+    v1::TokenLogprob logprob;
+    int64_t bytes = facts_.report.token_ids ? kIdBytes : 0;
+    if (facts_.logprobs) {
+      logprob = ToTokenLogprob(token, *facts_.vocabulary);
+      bytes += static_cast<int64_t>(logprob.ByteSizeLong()) + kIdBytes;
+    }
+    Message& message = DeltaWithRoom(event.choice, position, bytes);
+    v1::Delta& delta = *message.event.mutable_delta();
+    if (facts_.report.token_ids) delta.add_token_ids(static_cast<uint32_t>(token.id));
+    if (facts_.logprobs) *delta.add_logprobs() = std::move(logprob);
+    if (position > 0) delta.set_steps(delta.steps() + 1);  // prefill yields the first token
+    ++position;
+    ++message.tokens;
+    ++waiting_tokens_;
+  }
+  // Text goes after its ids, never before them.
+  std::string_view text = event.text;
+  while (!text.empty()) {
+    const size_t whole = WholeCharacters(text, kMaxMessageBytes / 2);
+    Message& message = DeltaWithRoom(event.choice, position, static_cast<int64_t>(whole));
+    message.event.mutable_delta()->mutable_text()->append(text.substr(0, whole));
+    text.remove_prefix(whole);
+  }
+}
+
+void StreamMailbox::AddChoiceFinished(const OutputEvent& event) {
+  if (static_cast<size_t>(event.choice) >= open_delta_.size()) open_delta_.resize(event.choice + 1);
+  open_delta_[event.choice] = nullptr;
+  v1::ChoiceFinished& finished = *Push().event.mutable_choice_finished();
+  finished.set_index(static_cast<uint32_t>(event.choice));
+  finished.set_finish_reason(ToFinishReason(event.reason));
+  if (HasStopMatch(event.reason)) FillStopMatch(event, *finished.mutable_stop_match());
+  finished.set_completion_tokens(static_cast<uint32_t>(event.completion_tokens));
+  if (facts_.report.speculative_stats) {
+    *finished.mutable_speculative() = ToSpeculativeStats(event.completion_tokens, 1);
+  }
+}
+
+void StreamMailbox::AddPromptLogprobs(const OutputEvent& event) {
+  int position = event.first_position;
+  for (const engine::SampledToken& token : event.tokens) {
+    AddPromptLogprob(position++, ToPromptLogprob(token, *facts_.vocabulary));
+  }
+}
+
+void StreamMailbox::AddPromptLogprob(int position, v1::PromptLogprob item) {
+  const int64_t bytes = static_cast<int64_t>(item.ByteSizeLong()) + kIdBytes;
+  if (open_prompt_ == nullptr || open_prompt_->bytes + bytes > kMaxMessageBytes) {
+    open_prompt_ = &Push();
+    open_prompt_->event.mutable_prompt_logprobs()->set_first_position(
+        static_cast<uint32_t>(position));
+  }
+  Grow(*open_prompt_, bytes);
+  v1::PromptLogprobs& message = *open_prompt_->event.mutable_prompt_logprobs();
+  *message.add_items() = std::move(item);
+  if (position + 1 == prompt_tokens_) message.set_last(true);
+}
+
+v1::GenerateEvent StreamMailbox::Pop() {
+  Message& front = waiting_.front();
+  v1::GenerateEvent event = std::move(front.event);
+  event.set_seq(next_seq_++);
+  waiting_bytes_ -= front.bytes;
+  waiting_tokens_ -= front.tokens;
+  if (event.has_delta()) {
+    Message*& open = open_delta_[event.delta().index()];
+    if (open == &front) open = nullptr;
+  }
+  if (open_prompt_ == &front) open_prompt_ = nullptr;
+  waiting_.pop_front();
+  return event;
+}
+
+void StreamMailbox::Clear() {
+  waiting_.clear();
+  std::fill(open_delta_.begin(), open_delta_.end(), nullptr);
+  open_prompt_ = nullptr;
+  waiting_tokens_ = waiting_bytes_ = 0;
+}
+
+}  // namespace tandem::server
