@@ -20,12 +20,12 @@ namespace tandem::scheduler {
 using RequestId = uint64_t;  // process-wide, given by Scheduler::Submit
 
 struct StopParams {
-  int max_tokens = 0;             // 0: only score the prompt (needs prompt_logprobs)
-  int min_tokens = 0;             // until then none of the stops below is drawn
-  std::vector<int32_t> eos_ids;   // the model's, or empty with ignore_eos
-  std::vector<int32_t> stop_ids;  // the client's
-  int64_t time_limit_us = 0;      // from arrival; 0: none. Ends with kTimeLimit and status OK,
-                                  // possibly before kStarted
+  int max_tokens = 0;                  // 0: only score the prompt (needs prompt_logprobs)
+  int min_tokens = 0;                  // until then none of the stops below is drawn
+  std::vector<int32_t> eos_ids = {};   // the model's, or empty with ignore_eos
+  std::vector<int32_t> stop_ids = {};  // the client's
+  int64_t time_limit_us = 0;           // from arrival; 0: none. Ends with kTimeLimit and status OK,
+                                       // possibly before kStarted
 };
 
 struct Request {

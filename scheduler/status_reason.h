@@ -13,9 +13,9 @@
 namespace tandem {
 
 struct StatusReason {
-  std::string reason;                           // ErrorInfo.reason
-  std::map<std::string, std::string> metadata;  // ErrorInfo.metadata
-  std::string field;                            // BadRequest field path; empty: none
+  std::string reason;                                // ErrorInfo.reason
+  std::map<std::string, std::string> metadata = {};  // ErrorInfo.metadata
+  std::string field = {};                            // BadRequest field path; empty: none
 };
 
 // `status` with the reason attached. Does nothing to an OK status.

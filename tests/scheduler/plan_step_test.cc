@@ -1,0 +1,251 @@
+// Decisions of one step, from plain states.
+#include "scheduler/plan_step.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace tandem::scheduler {
+
+// For readable failures.
+void PrintTo(const SeqRows& rows, std::ostream* out) {
+  *out << "{seq " << rows.seq << ", first " << rows.first_position << ", rows " << rows.rows << "}";
+}
+
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr int kBlockTokens = 16;
+
+// A model with full layers only, 8 slots, 100 free blocks and 64 rows a step, 8 at least beside
+// decoders. Sequences are given the rank of their place.
+struct PlanInputBuilder {
+  PlanInput input;
+
+  PlanInputBuilder() {
+    input.config = {.max_slots = 8, .max_step_rows = 64, .min_chunk_rows = 8};
+    input.limits = {.vocab_size = 100,
+                    .max_context = 10'000,
+                    .window = 32,
+                    .block_tokens = kBlockTokens,
+                    .num_blocks = {0, 100}};
+    input.free_blocks = {0, 100};
+  }
+
+  SeqState State(int prompt_tokens, int known_tokens, int kv_tokens) const {
+    SeqState state;
+    state.prompt_tokens = prompt_tokens;
+    state.known_tokens = known_tokens;
+    state.kv_tokens = kv_tokens;
+    const int blocks = (kv_tokens + kBlockTokens - 1) / kBlockTokens;
+    if (input.limits.num_blocks[engine::kFull] > 0) {
+      state.blocks[engine::kFull] = {.table = blocks, .held = blocks};
+    }
+    if (input.limits.num_blocks[engine::kSliding] > 0) {
+      const int released = std::max(0, kv_tokens - input.limits.window) / kBlockTokens;
+      state.blocks[engine::kSliding] = {.table = blocks, .held = blocks - released};
+    }
+    return state;
+  }
+  SeqState Next(SeqState state) {
+    state.rank.key_us = static_cast<int64_t>(input.seated.size() + input.waiting.size());
+    return state;
+  }
+  PlanInputBuilder& Decoding(int kv_tokens) {
+    input.seated.push_back(Next(State(1, kv_tokens + 1, kv_tokens)));
+    return *this;
+  }
+  PlanInputBuilder& Prefilling(int prompt_tokens, int kv_tokens) {
+    input.seated.push_back(Next(State(prompt_tokens, prompt_tokens, kv_tokens)));
+    return *this;
+  }
+  PlanInputBuilder& Waiting(int prompt_tokens) {
+    input.waiting.push_back(Next(State(prompt_tokens, prompt_tokens, 0)));
+    return *this;
+  }
+  PlanInputBuilder& Free(int full_blocks) {
+    input.free_blocks[engine::kFull] = full_blocks;
+    return *this;
+  }
+  // Prompt rows cost 10 ms and decode steps 50 ms, so 20 rows fit into 250 ms.
+  PlanInputBuilder& Measured() {
+    input.cost = {.prompt_row_us = 10'000, .decode_step_us = {0, 50'000}};
+    return *this;
+  }
+};
+
+TEST(PlanStepTest, DecodingGoesFirstAndThePromptGetsTheRowsThatFitTheTarget) {
+  // Given an older prompt and a decoder, on a machine where 20 prompt rows fit beside it.
+  const PlanInput input = PlanInputBuilder().Prefilling(400, 32).Decoding(5).Measured().input;
+  // When one step is planned.
+  const StepPlan plan = PlanStep(input);
+  // Then the decoder has its row and the prompt a chunk of 20.
+  EXPECT_THAT(plan.decode, ElementsAre(SeqRows{.seq = 1, .first_position = 5, .rows = 1}));
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .first_position = 32, .rows = 20}));
+  EXPECT_THAT(plan.preempt, IsEmpty());
+}
+
+TEST(PlanStepTest, WithoutDecodersAChunkTakesTheWholeStep) {
+  const PlanInput input = PlanInputBuilder().Prefilling(400, 0).Measured().input;
+  EXPECT_THAT(PlanStep(input).prefill, ElementsAre(SeqRows{.seq = 0, .rows = 64}));
+}
+
+TEST(PlanStepTest, AChunkNeverShrinksBelowTheMinimum) {
+  // Given prompt rows so slow that not one fits the target.
+  PlanInputBuilder builder;
+  builder.Decoding(5).Prefilling(400, 0).Measured();
+  builder.input.cost.prompt_row_us = 1'000'000;
+  EXPECT_THAT(PlanStep(builder.input).prefill, ElementsAre(SeqRows{.seq = 1, .rows = 8}));
+}
+
+TEST(PlanStepTest, SeveralPromptsShareAStepInOrder) {
+  const PlanInput input = PlanInputBuilder().Prefilling(30, 10).Prefilling(7, 0).Waiting(90).input;
+  const StepPlan plan = PlanStep(input);
+  EXPECT_THAT(plan.prefill,
+              ElementsAre(SeqRows{.seq = 0, .first_position = 10, .rows = 20},
+                          SeqRows{.seq = 1, .rows = 7}, SeqRows{.seq = 2, .rows = 37}));
+  EXPECT_EQ(plan.admit, 1);
+}
+
+TEST(PlanStepTest, ARecomputedSequenceRunsItsOutputInChunksToo) {
+  // Given a preempted sequence of 20 prompt and 10 generated tokens.
+  PlanInputBuilder builder;
+  builder.input.waiting.push_back(builder.State(20, 30, 0));
+  EXPECT_THAT(PlanStep(builder.input).prefill, ElementsAre(SeqRows{.seq = 0, .rows = 30}));
+}
+
+TEST(PlanStepTest, WhoOnlyWaitsForRowsIsNotSeatedYet) {
+  // Given a first prompt that fills the step.
+  const StepPlan plan = PlanStep(PlanInputBuilder().Waiting(64).Waiting(10).input);
+  // Then the second one stays in the queue although a slot is free.
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .rows = 64}));
+  EXPECT_EQ(plan.admit, 1);
+}
+
+TEST(PlanStepTest, SlotsLimitHowManyAreSeated) {
+  PlanInputBuilder builder;
+  builder.input.config.max_slots = 3;
+  builder.Decoding(5).Waiting(2).Waiting(2).Waiting(2);
+  EXPECT_EQ(PlanStep(builder.input).admit, 2);
+}
+
+TEST(PlanStepTest, TheQueueIsNotSkippedForAShorterPrompt) {
+  // Given too few blocks for the head of the queue, enough for the next.
+  const StepPlan plan =
+      PlanStep(PlanInputBuilder().Decoding(5).Waiting(200).Waiting(10).Free(8).input);
+  EXPECT_EQ(plan.admit, 0);
+  EXPECT_THAT(plan.prefill, IsEmpty());
+}
+
+TEST(PlanStepTest, BlocksThatASeatedPromptStillNeedsAreNotGivenAway) {
+  // Given 12 free blocks, 10 of which the seated prompt will need.
+  PlanInputBuilder builder;
+  builder.Prefilling(160, 0).Waiting(16).Free(12);
+  builder.input.config.max_step_rows = 200;
+  // Then the newcomer, who needs two and one for its elder to grow, waits.
+  EXPECT_EQ(PlanStep(builder.input).admit, 0);
+  EXPECT_EQ(PlanStep(builder.Free(14).input).admit, 1);
+}
+
+TEST(PlanStepTest, AnUrgentPromptGoesBeforeAnOlderOneThatIsSeated) {
+  // Given a seated prompt and a waiting one of better rank.
+  PlanInputBuilder builder;
+  builder.Prefilling(400, 0).Waiting(40);
+  builder.input.waiting[0].rank.key_us = -1;
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.prefill,
+              ElementsAre(SeqRows{.seq = 1, .rows = 40}, SeqRows{.seq = 0, .rows = 24}));
+}
+
+TEST(PlanStepTest, OutOfBlocksTheLastInRankIsPreempted) {
+  // Given three decoders, the first two at the edge of a block, and no free block.
+  const PlanInput input = PlanInputBuilder().Decoding(16).Decoding(32).Decoding(20).Free(0).input;
+  const StepPlan plan = PlanStep(input);
+  // Then the last one gives its two blocks, which are enough for the others.
+  EXPECT_THAT(plan.preempt, ElementsAre(2));
+  EXPECT_THAT(plan.decode, ElementsAre(SeqRows{.seq = 0, .first_position = 16, .rows = 1},
+                                       SeqRows{.seq = 1, .first_position = 32, .rows = 1}));
+}
+
+TEST(PlanStepTest, TheLastInRankWaitsInItsSeat) {
+  // Given that only the last one needs a block.
+  const PlanInput input = PlanInputBuilder().Decoding(5).Decoding(16).Free(0).input;
+  const StepPlan plan = PlanStep(input);
+  // Then it is not preempted for itself, and nobody before it is.
+  EXPECT_THAT(plan.preempt, IsEmpty());
+  EXPECT_THAT(plan.decode, ElementsAre(SeqRows{.seq = 0, .first_position = 5, .rows = 1}));
+}
+
+TEST(PlanStepTest, NobodyIsSeatedWhileBlocksAreShort) {
+  const StepPlan plan =
+      PlanStep(PlanInputBuilder().Decoding(16).Decoding(20).Waiting(4).Free(1).input);
+  EXPECT_EQ(plan.admit, 0);
+  EXPECT_THAT(plan.preempt, IsEmpty());
+}
+
+TEST(PlanStepTest, AChunkShrinksToTheFreeBlocksBeforeAnybodyIsPreempted) {
+  // Given a prompt that wants 64 rows, and two free blocks.
+  const PlanInput input = PlanInputBuilder().Prefilling(400, 8).Free(2).input;
+  // Then it fills the block it has and these two.
+  EXPECT_THAT(PlanStep(input).prefill,
+              ElementsAre(SeqRows{.seq = 0, .first_position = 8, .rows = 8 + 2 * kBlockTokens}));
+}
+
+TEST(PlanStepTest, ALongChunkLeavesTheBlockThatADecoderBehindItNeeds) {
+  PlanInputBuilder builder;
+  builder.Prefilling(400, 0).Decoding(16).Measured().Free(2);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.decode, ElementsAre(SeqRows{.seq = 1, .first_position = 16, .rows = 1}));
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .rows = kBlockTokens}));
+}
+
+TEST(PlanStepTest, TheScarcerGroupDecides) {
+  // Given both groups, and a sliding pool with one free block.
+  PlanInputBuilder builder;
+  builder.input.limits.num_blocks = {10, 100};
+  builder.input.free_blocks = {1, 100};
+  builder.Prefilling(400, 64);
+  EXPECT_THAT(PlanStep(builder.input).prefill,
+              ElementsAre(SeqRows{.seq = 0, .first_position = 64, .rows = kBlockTokens}));
+}
+
+TEST(PlanStepTest, ALongPromptNeedsOnlyItsWindowOfSlidingBlocks) {
+  // Given a sliding pool of four blocks (a window of 32 overlaps three) and a prompt of 25 blocks.
+  PlanInputBuilder builder;
+  builder.input.limits.num_blocks = {4, 100};
+  builder.input.free_blocks = {4, 100};
+  builder.Waiting(400);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_EQ(plan.admit, 1);
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .rows = 4 * kBlockTokens}));
+}
+
+TEST(PlanStepTest, NothingToDoIsAnEmptyPlan) {
+  EXPECT_EQ(PlanStep(PlanInputBuilder().input), StepPlan{});
+}
+
+TEST(RankTest, PriorityBuysAFixedHeadStart) {
+  // Given that a point is worth ten seconds.
+  const SchedulerConfig config = {.priority_point_us = 10'000'000};
+  Request plain, urgent;
+  urgent.priority = 2;
+  const auto rank = [&](Request request, int64_t arrival_s, RequestId id) {
+    request.arrival_us = arrival_s * 1'000'000;
+    return RankOf(config, request, id, 0);
+  };
+  // Then an urgent request passes those of the last 20 seconds, and none older.
+  EXPECT_LT(rank(urgent, 119, 2), rank(plain, 100, 1));
+  EXPECT_GT(rank(urgent, 121, 2), rank(plain, 100, 1));
+  // And equals are served in order of submission, then by choice.
+  EXPECT_LT(rank(plain, 100, 1), rank(plain, 100, 2));
+  EXPECT_LT(RankOf(config, plain, 1, 0), RankOf(config, plain, 1, 1));
+  // And a priority beyond the range buys no more than the range.
+  urgent.priority = 1 << 30;
+  const Rank rank_of_wild = rank(urgent, 0, 1);
+  urgent.priority = 100;
+  EXPECT_EQ(rank_of_wild, rank(urgent, 0, 1));
+}
+
+}  // namespace
+}  // namespace tandem::scheduler

@@ -1,0 +1,319 @@
+// Random traffic against a simulated clock and device: whatever happens, outputs are what each
+// request alone would give, every request ends once, and nothing leaks.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "scheduler/plan_step.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/status_reason.h"
+#include "scheduler/step_log.h"
+#include "tests/scheduler/recorder.h"
+#include "tests/scheduler/sim_device.h"
+
+namespace tandem::scheduler {
+namespace {
+
+constexpr int64_t kStepsInTotal = 100'000;
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  int In(int min, int max) { return min + static_cast<int>(engine_() % (max - min + 1)); }
+  bool OneIn(int n) { return In(1, n) == 1; }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+struct World {
+  SchedulerConfig config;
+  ModelLimits limits;
+  bool roomy = false;        // the pools hold several of the longest sequences
+  int broken_position = -1;  // logits there are not finite
+  int64_t engine_fails_at_step = -1;
+};
+
+World RandomWorld(Random& random) {
+  World world;
+  world.config.max_slots = random.In(1, 12);
+  world.config.min_chunk_rows = random.In(1, 8);
+  world.config.max_step_rows = world.config.max_slots + random.In(8, 40);
+  world.config.max_queued_requests = random.In(2, 20);
+  world.config.step_target_us = random.In(1000, 6000);
+  world.config.priority_point_us = random.In(0, 3000);
+  world.config.max_preemptions = random.OneIn(3) ? random.In(0, 3) : 1 << 20;
+  world.limits.vocab_size = 60;
+  world.limits.block_tokens = 1 << random.In(1, 3);
+  world.limits.window = random.In(2, 24);
+  world.limits.max_context = random.In(16, 120);
+  const int longest = world.limits.max_context / world.limits.block_tokens + 1;
+  world.roomy = random.OneIn(3);
+  const int kind = random.In(0, 3);  // both groups, twice as often as one alone
+  if (kind != 1)
+    world.limits.num_blocks[engine::kFull] = random.In(2, longest * (world.roomy ? 8 : 2));
+  if (kind != 2) {
+    world.limits.num_blocks[engine::kSliding] =
+        random.In(2, SlidingBlocksHeld(world.limits) * (world.roomy ? 8 : 2));
+  }
+  if (random.OneIn(6)) world.broken_position = random.In(1, world.limits.max_context);
+  if (random.OneIn(10)) world.engine_fails_at_step = random.In(1, 300);
+  return world;
+}
+
+Request RandomRequest(Random& random, const World& world, int64_t now_us) {
+  Request request;
+  const int max_known = MaxSequenceTokens(world.limits);
+  // Mostly prompts that leave room to grow, or blocks would never run out.
+  int longest_prompt = random.OneIn(3) ? max_known - 1 : max_known / 6;
+  if (random.OneIn(20)) longest_prompt = world.limits.max_context + 3;
+  const int prompt_tokens = random.In(1, std::max(1, longest_prompt));
+  for (int i = 0; i < prompt_tokens; ++i) {
+    request.prompt.push_back(random.In(0, world.limits.vocab_size - 1));
+  }
+  request.stop.max_tokens = random.OneIn(10) ? 0 : random.In(1, 120);
+  request.stop.min_tokens = random.OneIn(3) ? random.In(0, request.stop.max_tokens) : 0;
+  if (random.OneIn(3)) request.stop.eos_ids = {1};
+  if (random.OneIn(3)) request.stop.stop_ids = {random.In(0, 4), 7};
+  request.stop.time_limit_us = random.OneIn(12) ? random.In(1, 100'000) : 0;
+  request.prompt_logprobs.enabled = request.stop.max_tokens == 0 || random.OneIn(5);
+  request.sampling.repetition_penalty = random.OneIn(4) ? 1.1f : 1.0f;
+  request.n = random.OneIn(5) ? random.In(2, 4) : 1;
+  request.priority = random.OneIn(3) ? random.In(-100, 100) : 0;
+  request.arrival_us = now_us;
+  if (random.OneIn(12)) request.deadline_us = now_us + random.In(0, 150'000);
+  if (random.OneIn(12)) request.queue_timeout_us = now_us + random.In(0, 50'000);
+  return request;
+}
+
+// A request in flight, with what was done to it from outside.
+struct Flight {
+  explicit Flight(const Request& request) : recorder(request) {}
+  RequestId id = 0;
+  Recorder recorder;
+  bool cancelled = false;
+  bool stop_sent = false;
+};
+
+// Whether the request may have ended like that.
+std::string CheckEnd(const Flight& flight, const World& world) {
+  const Recorder& got = flight.recorder;
+  const Request& request = got.request;
+  const std::string reason = GetReason(got.status).reason;
+  switch (got.status.code()) {
+    case absl::StatusCode::kOk:
+      for (const ChoiceRecord& choice : got.choices) {
+        if (choice.reason == FinishReason::kStopString && !flight.stop_sent) return "stop string";
+        if (choice.reason == FinishReason::kAborted && !flight.cancelled) return "aborted";
+        if (choice.reason == FinishReason::kTimeLimit &&
+            (request.stop.time_limit_us == 0 || got.stats.total_us < request.stop.time_limit_us)) {
+          return "time limit";
+        }
+      }
+      return "";
+    case absl::StatusCode::kDeadlineExceeded:
+      if (reason == "DEADLINE") {
+        return request.arrival_us + got.stats.total_us >= request.deadline_us ? "" : "too early";
+      }
+      return reason == "QUEUE_TIMEOUT" && got.started == 0 && got.tokens == 0 &&
+                     request.arrival_us + got.stats.total_us >= request.queue_timeout_us
+                 ? ""
+                 : "queue timeout";
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kAborted:
+      return flight.cancelled ? "" : "nobody cancelled it";
+    case absl::StatusCode::kUnavailable:
+      return flight.cancelled && reason == "SHUTTING_DOWN" ? "" : "not shut down";
+    case absl::StatusCode::kResourceExhausted:
+      return reason == "KV_EXHAUSTED" && got.stats.preemptions > world.config.max_preemptions
+                 ? ""
+                 : "exhausted";
+    case absl::StatusCode::kInternal:
+      if (reason == "NUMERIC_FAILURE") return world.broken_position >= 0 ? "" : "not broken";
+      return reason == "ENGINE_FAILURE" && world.engine_fails_at_step >= 0 ? "" : "did not fail";
+    default:
+      return "unexpected";
+  }
+}
+
+class Simulation {
+ public:
+  explicit Simulation(uint64_t seed)
+      : random_(seed),
+        world_(RandomWorld(random_)),
+        device_(world_.config, world_.limits),
+        scheduler_(world_.config, world_.limits, device_.AsRunStep(),
+                   [this] { return device_.now_us; }) {
+    device_.prompt_row_us = random_.In(10, 400);
+    device_.decode_row_us = random_.In(10, 400);
+    device_.broken = [this](int64_t position) { return position == world_.broken_position; };
+  }
+
+  // Random traffic for some turns, then until everything has ended.
+  void Run(int turns) {
+    ASSERT_TRUE(Validate(world_.config, world_.limits).ok());
+    const int load = random_.In(1, 8);  // one new request in so many turns, on average
+    for (int turn = 0; turn < turns; ++turn) {
+      if (random_.OneIn(load)) SubmitOne();
+      if (random_.OneIn(10)) CancelOne();
+      if (random_.OneIn(10)) StopOneChoice();
+      if (random_.OneIn(20)) device_.now_us += random_.In(0, 20'000);
+      Turn();
+      if (HasFailure()) return;
+    }
+    // Nobody starves: every step runs at least one row, so the rows still to run, and those that
+    // preemption repeats, bound the steps.
+    int64_t bound = 1;
+    for (const auto& flight : flights_) {
+      const Recorder& recorder = flight->recorder;
+      bound += recorder.request.n * int64_t{MaxSequenceTokens(world_.limits)} *
+               (recorder.finished > 0 ? 0 : 20);
+    }
+    while (!AllFinished()) {
+      ASSERT_GT(bound--, 0) << "requests do not end";
+      Turn();
+      if (HasFailure()) return;
+    }
+    CheckAll();
+  }
+
+  int64_t steps() const { return device_.steps; }
+  SchedulerStats stats() const { return scheduler_.stats(); }
+
+ private:
+  bool HasFailure() const { return testing::Test::HasFailure(); }
+
+  void SubmitOne() {
+    auto flight = std::make_unique<Flight>(RandomRequest(random_, world_, device_.now_us));
+    const absl::StatusOr<RequestId> id =
+        scheduler_.Submit(flight->recorder.request, flight->recorder.Sink());
+    const auto prompt_tokens = static_cast<int>(flight->recorder.request.prompt.size());
+    if (!id.ok()) {
+      const std::string reason = GetReason(id.status()).reason;
+      const bool too_long = prompt_tokens >= MaxSequenceTokens(world_.limits);
+      EXPECT_EQ(reason == "PROMPT_TOO_LONG" || reason == "EXCEEDS_KV_CAPACITY", too_long);
+      if (!too_long) {
+        EXPECT_EQ(reason, scheduler_.stats().engine_down ? "ENGINE_DOWN" : "QUEUE_FULL");
+      }
+      EXPECT_EQ(flight->recorder.started, 0);
+      return;
+    }
+    flight->id = *id;
+    flights_.push_back(std::move(flight));
+  }
+
+  Flight* AnyFlight() {
+    if (flights_.empty()) return nullptr;
+    // Mostly a recent one: the old ones have ended, which must be harmless too.
+    const int size = static_cast<int>(flights_.size());
+    return flights_[random_.In(std::max(0, size - 12), size - 1)].get();
+  }
+
+  void CancelOne() {
+    Flight* flight = AnyFlight();
+    if (flight == nullptr) return;
+    const CancelCause causes[] = {CancelCause::kClientGone, CancelCause::kAborted,
+                                  CancelCause::kDrain, CancelCause::kSlowConsumer};
+    scheduler_.Cancel(flight->id, causes[random_.In(0, 3)]);
+    flight->cancelled = true;
+  }
+
+  void StopOneChoice() {
+    Flight* flight = AnyFlight();
+    if (flight == nullptr) return;
+    scheduler_.StopChoice(flight->id, random_.In(-1, flight->recorder.request.n));
+    flight->stop_sent = true;
+  }
+
+  void Turn() {
+    const int64_t now_us = device_.now_us;
+    if (device_.steps + 1 == world_.engine_fails_at_step) {
+      device_.next_status = absl::InternalError("lost");
+    }
+    const bool ran = scheduler_.RunOnce();
+    ASSERT_TRUE(device_.errors.empty()) << absl::StrJoin(device_.errors, "\n");
+    for (const auto& flight : flights_) {
+      const Recorder& recorder = flight->recorder;
+      // Deadlines and limits are kept at the boundary where they are first seen.
+      if (recorder.finished == 0 && now_us >= recorder.request.deadline_us) {
+        ADD_FAILURE() << "a deadline was missed";
+      }
+    }
+    if (!ran && !AllFinished()) {
+      // Only possible when everybody who was to run failed for being preempted too often.
+      EXPECT_LT(world_.config.max_preemptions, 4) << "requests wait but nothing runs";
+    }
+  }
+
+  bool AllFinished() const {
+    return std::all_of(flights_.begin(), flights_.end(),
+                       [](const auto& flight) { return flight->recorder.finished > 0; });
+  }
+
+  void CheckAll() {
+    for (const auto& flight : flights_) {
+      const Recorder& recorder = flight->recorder;
+      EXPECT_EQ(recorder.finished, 1);
+      EXPECT_THAT(recorder.errors, testing::IsEmpty());
+      EXPECT_EQ(recorder.CheckAgainstExpected(world_.limits), "");
+      EXPECT_EQ(CheckEnd(*flight, world_), "") << recorder.status;
+    }
+    const SchedulerStats stats = scheduler_.stats();
+    EXPECT_EQ(stats.running, 0);
+    EXPECT_EQ(stats.waiting, 0);
+    EXPECT_EQ(stats.queued_requests, 0);
+    EXPECT_EQ(stats.queued_prompt_tokens, 0);
+    EXPECT_THAT(stats.blocks_used, testing::ElementsAre(0, 0)) << "blocks leaked";
+    EXPECT_EQ(stats.steps_total, device_.steps - (stats.engine_down ? 1 : 0));
+    for (const StepRecord& record : scheduler_.RecentSteps()) {
+      EXPECT_TRUE(PlanStep(record.input) == record.plan) << "step " << record.step;
+    }
+  }
+
+  Random random_;
+  World world_;
+  SimDevice device_;
+  std::vector<std::unique_ptr<Flight>> flights_;
+  Scheduler scheduler_;
+};
+
+TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothingLeaks) {
+  int64_t steps = 0;
+  SchedulerStats sum;
+  int64_t exhausted = 0, internal = 0;
+  uint64_t seed = 1;
+  for (; steps < kStepsInTotal && !HasFailure(); ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    Simulation simulation(seed);
+    simulation.Run(/*turns=*/400);
+    steps += simulation.steps();
+    const SchedulerStats stats = simulation.stats();
+    sum.preemptions_total += stats.preemptions_total;
+    sum.recomputed_tokens_total += stats.recomputed_tokens_total;
+    for (int i = 0; i < kNumFinishReasons; ++i) {
+      sum.choices_finished_total[i] += stats.choices_finished_total[i];
+    }
+    const auto ended_with = [&](absl::StatusCode code) {
+      return stats.requests_finished_total[static_cast<int>(code)];
+    };
+    exhausted += ended_with(absl::StatusCode::kResourceExhausted);
+    internal += ended_with(absl::StatusCode::kInternal);
+  }
+  // And the traffic was of the kind that this test is about.
+  EXPECT_GT(sum.preemptions_total, kStepsInTotal / 100);
+  EXPECT_GT(sum.recomputed_tokens_total, 0);
+  EXPECT_GT(exhausted, 0);
+  EXPECT_GT(internal, 0);
+  for (int i = 0; i < kNumFinishReasons; ++i) {
+    EXPECT_GT(sum.choices_finished_total[i], 0) << "finish reason " << i;
+  }
+  RecordProperty("worlds", static_cast<int>(seed - 1));
+}
+
+}  // namespace
+}  // namespace tandem::scheduler
