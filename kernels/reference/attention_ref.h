@@ -1,0 +1,17 @@
+// Paged attention with its preparation as plain loops: what "correct" means for every backend.
+//
+// Everything between the stored inputs and the one rounding of an output is f64.
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace tandem::kernels {
+
+// True for the (head size, K format, V format) that attention is built for, at every level: head
+// sizes 256 and 512, any pair of formats.
+bool AttentionSupported(const AttentionShape& shape);
+
+void QkvPostReference(const QkvPostArgs& args);
+void AttentionReference(const AttentionArgs& args);
+
+}  // namespace tandem::kernels
