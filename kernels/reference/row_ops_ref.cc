@@ -16,8 +16,9 @@ double InverseRms(const float* x, int dim, double scale, float eps) {
 }  // namespace
 
 double GeluTanhReference(double x) {
+  // (1 + tanh(u)) / 2 written as 1 / (1 + exp(-2 u)), which does not cancel where u is negative.
   const double sqrt_2_over_pi = 0.79788456080286535588;
-  return 0.5 * x * (1.0 + std::tanh(sqrt_2_over_pi * (x + 0.044715 * x * x * x)));
+  return x / (1.0 + std::exp(-2.0 * sqrt_2_over_pi * (x + 0.044715 * x * x * x)));
 }
 
 void EmbedReference(const EmbedArgs& args) {

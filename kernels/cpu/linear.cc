@@ -1,0 +1,68 @@
+#include "kernels/cpu/linear.h"
+
+#include "kernels/cpu/backend_impl.h"
+#include "kernels/cpu/experts.h"
+#include "kernels/cpu/product.h"
+#include "kernels/reference/linear_ref.h"
+
+namespace tandem::kernels {
+namespace {
+
+void Linear(void* backend, const LinearArgs& args) {
+  if (args.rows == 0) return;
+  CpuBackend& cpu = BackendOf(backend);
+  Product product = {.x = args.x,
+                     .x_stride = args.x_stride,
+                     .rows = args.rows,
+                     .w = args.w,
+                     .finish = Finish::kStore,
+                     .y = args.y,
+                     .y_stride = args.y_stride,
+                     .columns = args.w.out};
+  RunProducts(cpu, KernelOf(cpu, args.f32_operands), {&product, 1});
+}
+
+void LinearGeglu(void* backend, const LinearGegluArgs& args) {
+  if (args.rows == 0) return;
+  CpuBackend& cpu = BackendOf(backend);
+  Product product = {.x = args.x,
+                     .x_stride = args.x_stride,
+                     .rows = args.rows,
+                     .w = args.w,
+                     .finish = Finish::kGeglu,
+                     .y = args.y,
+                     .y_stride = args.y_stride,
+                     .columns = args.width};
+  RunProducts(cpu, KernelOf(cpu, false), {&product, 1});
+}
+
+}  // namespace
+
+void PackF32(const PackTask& task) {
+  float* const panel = reinterpret_cast<float*>(task.panel);
+  const int64_t rows = task.rows;
+  for (int r = 0; r < task.rows; ++r) {
+    const float* x = task.x + (task.row_ids != nullptr ? task.row_ids[r] : r) * task.x_stride;
+    for (int pair = task.pair_begin; pair < task.pair_end; ++pair) {
+      const int k = 2 * pair;
+      panel[k * rows + r] = x[k];
+      panel[(k + 1) * rows + r] = k + 1 < task.in ? x[k + 1] : 0.0f;
+    }
+  }
+}
+
+void FillLinearOps(CpuIsa isa, Ops& ops) {
+  if (isa == CpuIsa::kRef) {
+    ops.linear = [](void*, const LinearArgs& args) { LinearReference(args, Operands::kF32); };
+    ops.linear_geglu = [](void*, const LinearGegluArgs& args) {
+      LinearGegluReference(args, Operands::kF32);
+    };
+    ops.experts = [](void*, const ExpertsArgs& args) { ExpertsReference(args, Operands::kF32); };
+    return;
+  }
+  ops.linear = Linear;
+  ops.linear_geglu = LinearGeglu;
+  ops.experts = Experts;
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,129 @@
+// Products with f32 operands on AVX2: bf16 weights are widened in registers, x stays f32.
+//
+// Tile      R rows by N tiles of 16 outputs, two registers each, at most 12 of them; per pair every
+//           half line gives its even inputs by a shift and its odd ones by a mask.
+// Traffic   2 bytes of weights per product and row block; one row is memory bound.
+// Truth     LinearReference; tests/kernels/linear_test.cc.
+#include <immintrin.h>
+
+#include "kernels/cpu/linear_kernel.h"
+#include "kernels/cpu/linear_loop.h"
+#include "kernels/cpu/vec_math_avx2.h"
+
+namespace tandem::kernels {
+namespace {
+
+struct Tile {
+  static constexpr int kMaxRows = 6;
+  static constexpr size_t kPairBytes = 8;
+  static constexpr int Tiles(int rows) { return rows <= 3 ? 2 : 1; }
+
+  template <int R, int N>
+  static void Run(const TileArgs& args) {
+    constexpr int kHalves = 2 * N;
+    __m256 sum[R][kHalves];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int h = 0; h < kHalves; ++h) {
+        sum[r][h] = args.resume ? _mm256_loadu_ps(args.partial + r * kPartialRow + h * 8)
+                                : _mm256_setzero_ps();
+      }
+    }
+    const float* x = reinterpret_cast<const float*>(args.panel);
+    const std::byte* w = args.weights;
+    const std::byte* ahead = args.ahead;
+    const auto half = [&](int h) __attribute__((always_inline)) {
+      return _mm256_load_si256(
+          reinterpret_cast<const __m256i*>(w + h / 2 * args.tile_bytes + h % 2 * 32));
+    };
+    const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    const auto run = [&](int pairs) __attribute__((always_inline)) {
+      for (int p = 0; p < pairs; ++p) {
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) _mm_prefetch(ahead + n * args.tile_bytes, _MM_HINT_T0);
+          // One half line at a time, so that the sums leave room for the widened weights.
+#pragma GCC unroll 8
+        for (int h = 0; h < kHalves; ++h) {
+          const __m256 line = _mm256_castsi256_ps(_mm256_slli_epi32(half(h), 16));
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) {
+            sum[r][h] = _mm256_fmadd_ps(line, _mm256_set1_ps(x[r]), sum[r][h]);
+          }
+        }
+#pragma GCC unroll 8
+        for (int h = 0; h < kHalves; ++h) {
+          const __m256 line = _mm256_castsi256_ps(_mm256_and_si256(half(h), odd));
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) {
+            sum[r][h] = _mm256_fmadd_ps(line, _mm256_set1_ps(x[R + r]), sum[r][h]);
+          }
+        }
+        x += 2 * R;
+        w += kLineBytes;
+        ahead += args.ahead_step;
+      }
+    };
+    run(args.turn);
+    ahead = args.turned;
+    run(args.pairs - args.turn);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int h = 0; h < kHalves; ++h) {
+        _mm256_storeu_ps(args.partial + r * kPartialRow + h * 8, sum[r][h]);
+      }
+    }
+  }
+
+  static void Finish(const FinishArgs& args) {
+    const ProductTask& task = args.task;
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (int r = 0; r < args.rows.count; ++r) {
+      const int row = args.rows.begin + r;
+      const bool scaled = task.finish == Finish::kAddScaled;
+      float* y = task.y + (scaled ? task.row_ids[row] : row) * task.y_stride;
+      for (int column = 0; column < task.columns; column += 8) {
+        // 8 columns are half a tile; gate and up tiles alternate.
+        const float* sums = args.partial + r * kPartialRow;
+        sums += task.finish == Finish::kGeglu ? column / 16 * 32 + column % 16 : column;
+        const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(task.columns - column), lanes);
+        __m256 value = _mm256_loadu_ps(sums);
+        if (task.finish == Finish::kGeglu) {
+          value = _mm256_mul_ps(avx2::GeluTanh(value), _mm256_loadu_ps(sums + kTileOutputs));
+        } else if (scaled) {
+          value = _mm256_fmadd_ps(_mm256_set1_ps(task.scales[row]), value,
+                                  _mm256_maskload_ps(y + column, mask));
+        }
+        _mm256_maskstore_ps(y + column, mask, value);
+      }
+    }
+  }
+};
+
+int64_t MultiplyAdd(int64_t iterations) {
+  constexpr int kChains = 12;
+  __m256 sum[kChains];
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains; ++i) sum[i] = _mm256_set1_ps(static_cast<float>(i));
+  const __m256 a = _mm256_set1_ps(0.5f);
+  const __m256 b = _mm256_set1_ps(0.25f);
+  for (int64_t iteration = 0; iteration < iterations; ++iteration) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) {
+      sum[i] = _mm256_fmadd_ps(a, b, sum[i]);
+      asm volatile("" : "+x"(sum[i]));  // keeps every product
+    }
+  }
+  return iterations * kChains * 8;
+}
+
+}  // namespace
+
+const LinearKernel kLinearAvx2 = {.max_block_rows = Tile::kMaxRows,
+                                  .pair_bytes = Tile::kPairBytes,
+                                  .pack = PackF32,
+                                  .product = Product<Tile>,
+                                  .multiply_add = MultiplyAdd};
+
+}  // namespace tandem::kernels
