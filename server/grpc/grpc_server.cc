@@ -142,7 +142,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcConfig& 
     while (i + 1 < impl->ports.size() && impl->ports[i] != 0) ++i;
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", config.listen[i],
-                     " (--grpc-listen): the address is in use or not ours; stop the other process "
+                     ": the address is in use or not ours; stop the other process "
                      "or choose another port"));
   }
   // gRPC starts with the empty name SERVING: correct that first of all.

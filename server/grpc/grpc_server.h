@@ -39,10 +39,10 @@ struct GrpcConfig {
   int64_t stream_buffer_tokens = 4096;    // a stream that lags further behind ...
   int64_t stream_buffer_bytes = 1 << 20;  // ... or by more bytes ...
   int64_t slow_consumer_timeout_s = 60;   // ... for so long ends with ABORTED SLOW_CONSUMER
-  std::string replica;                    // x-tandem-replica; empty: not sent
-  std::string version;                    // for GetServerInfo
-  std::string git_commit;
-  std::string build_flags;
+  std::string replica = {};               // x-tandem-replica; empty: not sent
+  std::string version = {};               // for GetServerInfo
+  std::string git_commit = {};
+  std::string build_flags = {};
 };
 
 // Borrowed; all outlive Shutdown.

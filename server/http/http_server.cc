@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <exception>
+#include <mutex>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -119,7 +120,8 @@ struct HttpServer::Impl {
       : pages(config, health, metrics) {}
 
   Pages pages;
-  std::string complaint;  // the last thing civetweb logged, while starting
+  mutable std::mutex mutex;
+  mutable std::string complaint;  // the first thing civetweb logged; guarded by mutex
   std::unique_ptr<CivetServer> server;
 };
 
@@ -127,8 +129,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpConfig& 
                                                               HealthState& health,
                                                               Metrics& metrics) {
   if (!IsListenAddress(config.listen)) {
-    return absl::InvalidArgumentError(absl::StrCat("--http-listen is \"", config.listen,
-                                                   "\"; give host:port, such as 0.0.0.0:8080"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", config.listen, "\" is no address; give host:port, such as 0.0.0.0:8080"));
   }
   auto impl = std::make_unique<Impl>(config, health, metrics);
   // civetweb wants numeric addresses.
@@ -143,15 +145,18 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpConfig& 
       "tcp_nodelay",           "1"};
   CivetCallbacks callbacks;
   callbacks.log_message = [](const mg_connection* connection, const char* message) {
-    auto* self = static_cast<Impl*>(mg_get_user_data(mg_get_context(connection)));
-    if (self != nullptr && self->server == nullptr) self->complaint = message;
+    const auto* server = static_cast<CivetServer*>(mg_get_user_data(mg_get_context(connection)));
+    const auto* self = static_cast<const Impl*>(server->getUserContext());
+    const std::lock_guard lock(self->mutex);
+    if (self->complaint.empty()) self->complaint = message;
     return 1;  // handled: nothing on stderr
   };
   try {
     impl->server = std::make_unique<CivetServer>(options, &callbacks, impl.get());
   } catch (const std::exception&) {  // its own text says no more than that it failed
+    const std::lock_guard lock(impl->mutex);
     return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", config.listen, " (--http-listen): ",
+        "cannot listen on ", config.listen, ": ",
         impl->complaint.empty() ? "the address is in use or not ours" : impl->complaint,
         "; stop the other process or choose another port"));
   }
