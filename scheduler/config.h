@@ -16,7 +16,8 @@ struct SchedulerConfig {
       512;  // accepted but not started; each holds its prompt, 4 bytes a token
   int64_t step_target_us = 250'000;  // while anyone decodes, prompt chunks shrink to stay near it
   int min_chunk_rows = 8;            // ... but never below: a chunk's fixed cost must not dominate
-  int64_t priority_point_us = 10'000'000;  // waiting time that one point of priority outweighs
+  int64_t priority_point_us =
+      10'000'000;            // waiting that one point of priority outweighs; 0: ignored
   int max_preemptions = 64;  // of one sequence; then its request fails with KV_EXHAUSTED
   int step_log_size = 64;    // steps kept for replay, about 3 KiB each
 };

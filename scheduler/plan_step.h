@@ -6,9 +6,10 @@
 // Every sequence has a rank that never changes (see Rank), and everything here follows the one
 // order: prompt chunks go to the first in rank, the queue is left in rank order without skipping,
 // blocks are taken from the last in rank. Hence nobody starves:
-//   - The first in rank among the seated is never preempted and always gets a row: a sequence
-//     that outgrows the empty pools is refused or ends (MaxSequenceTokens), and everybody behind it
-//     can be preempted. So it ends after finitely many steps, each of which ran at least one row.
+//   - The first in rank among the seated is never preempted and always finds blocks for a row: a
+//     sequence that outgrows the empty pools is refused or ends (MaxSequenceTokens), and everybody
+//     behind it can be preempted. It has rows to run in every step that newcomers of better rank
+//     leave it, so it ends.
 //   - The first in the queue is seated at the latest when all seated sequences have ended, since
 //     nobody behind it is seated before it. Preempted sequences go back to their rank.
 //   - Only finitely many requests can ever come before a given one: priority buys a fixed head

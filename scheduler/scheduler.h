@@ -73,7 +73,8 @@ class Scheduler {
   // ENGINE_FAILURE and Run keeps answering (stats.engine_down) until Stop.
   void Run();
   // One turn of the loop, for simulations: drain the inbox, expire, plan, run, commit.
-  //   returns  whether a step ran; false means there was no request
+  //   returns  whether a step ran. False: no request is left, or all that were to run failed for
+  //            having been preempted too often
   bool RunOnce();
 
   SchedulerStats stats() const;

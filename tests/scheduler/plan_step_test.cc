@@ -139,12 +139,14 @@ TEST(PlanStepTest, TheQueueIsNotSkippedForAShorterPrompt) {
 }
 
 TEST(PlanStepTest, BlocksThatASeatedPromptStillNeedsAreNotGivenAway) {
-  // Given 12 free blocks, 10 of which the seated prompt will need.
+  // Given a seated prompt that will need 11 blocks, for its 160 tokens and one more, and a newcomer
+  // that needs two.
   PlanInputBuilder builder;
-  builder.Prefilling(160, 0).Waiting(16).Free(12);
+  builder.Prefilling(160, 0).Waiting(16);
   builder.input.config.max_step_rows = 200;
-  // Then the newcomer, who needs two and one for its elder to grow, waits.
-  EXPECT_EQ(PlanStep(builder.input).admit, 0);
+  // Then the newcomer waits until there is also one for its elder to grow.
+  EXPECT_EQ(PlanStep(builder.Free(12).input).admit, 0);
+  EXPECT_EQ(PlanStep(builder.Free(13).input).admit, 0);
   EXPECT_EQ(PlanStep(builder.Free(14).input).admit, 1);
 }
 
