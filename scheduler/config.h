@@ -10,14 +10,12 @@
 namespace tandem::scheduler {
 
 struct SchedulerConfig {
-  int max_slots = 16;       // sequences that hold KV at a time; each may need a row of logits
-  int max_step_rows = 512;  // rows in one step; sizes the engine's activations
-  int max_queued_requests =
-      512;  // accepted but not started; each holds its prompt, 4 bytes a token
+  int max_slots = 16;             // sequences that hold KV at a time; each may need a row of logits
+  int max_step_rows = 512;        // rows in one step; sizes the engine's activations
+  int max_queued_requests = 512;  // accepted, not started; each holds its prompt, 4 B a token
   int64_t step_target_us = 250'000;  // while anyone decodes, prompt chunks shrink to stay near it
   int min_chunk_rows = 8;            // ... but never below: a chunk's fixed cost must not dominate
-  int64_t priority_point_us =
-      10'000'000;            // waiting that one point of priority outweighs; 0: ignored
+  int64_t priority_point_us = 10'000'000;  // waiting that one point outweighs; 0: no priorities
   int max_preemptions = 64;  // of one sequence; then its request fails with KV_EXHAUSTED
   int step_log_size = 64;    // steps kept for replay, about 3 KiB each
 };
