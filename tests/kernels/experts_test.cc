@@ -115,9 +115,11 @@ TEST_P(ExpertsTest, EqualTheReference) {
 
 TEST_P(ExpertsTest, EqualTheReferenceWhenAllRowsChooseOneExpert) {
   const Layer layer;
-  Batch batch = RandomBatch(33, 1, 1);
-  std::fill(batch.ids.begin(), batch.ids.end(), 4);
-  ExpectReference(layer, batch);
+  for (int rows : {33, 520}) {  // the latter in more than one task's rows
+    Batch batch = RandomBatch(rows, 1, 1);
+    std::fill(batch.ids.begin(), batch.ids.end(), 4);
+    ExpectReference(layer, batch);
+  }
 }
 
 TEST_P(ExpertsTest, EqualTheReferenceBeyondTheRowsOfOnePass) {

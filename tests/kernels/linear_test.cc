@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -67,8 +69,14 @@ struct Rows {
     Rows m(rows, width, stride);
     const std::vector<float> random = RandomFloats(size_t{1} * rows * width, seed);
     for (int t = 0; t < rows; ++t) {
-      std::memcpy(m.Row(t), random.data() + t * width, sizeof(float) * width);
+      std::copy_n(random.begin() + t * width, width, m.Row(t));
     }
+    return m;
+  }
+  // One value a row.
+  static Rows Column(std::vector<float> values) {
+    Rows m(0, 1, 1);
+    m.values = std::move(values);
     return m;
   }
   float* Row(int t) { return values.data() + t * stride; }
@@ -127,7 +135,8 @@ struct Shape {
   int rows, out, in;
 };
 
-// Every row count of a panel and one past it, tiles and k pairs left over, a second k block.
+// Every row count of a panel and one past it, tiles and k pairs left over, a second k block, more
+// rows than a task holds.
 std::vector<Shape> Shapes() {
   std::vector<Shape> shapes;
   for (int rows = 1; rows <= 40; ++rows) shapes.push_back({rows, 33, 65});
@@ -136,6 +145,7 @@ std::vector<Shape> Shapes() {
     shapes.push_back({size, 48, 17});
   }
   shapes.push_back({200, 100, 31});
+  shapes.push_back({600, 40, 9});
   shapes.push_back({1, 100, 1600});
   shapes.push_back({17, 100, 1601});
   return shapes;
@@ -212,10 +222,8 @@ TEST_P(LinearTest, ActivationsAreRoundedToNearestEvenWhereOperandsAreBf16) {
                                      1.0f + 0x1.8p-7f, -1.0f - 0x1.8p-7f};
   PackedWeights w(1, 1);
   w.At(0, 0) = ToBf16(1.0f);
-  Rows x(static_cast<int>(values.size()), 1, 1);
-  x.values = values;
   // When they are multiplied by one.
-  const Rows y = Linear(*backend, x, w, static_cast<int>(values.size()));
+  const Rows y = Linear(*backend, Rows::Column(values), w, static_cast<int>(values.size()));
   // Then they arrive rounded once, ties to even, or whole.
   for (size_t i = 0; i < values.size(); ++i) {
     EXPECT_EQ(y.Row(static_cast<int>(i))[0],
@@ -291,8 +299,7 @@ TEST_P(LinearTest, GeluEqualsThePublishedNumbers) {
     w.Gate(i, 0) = ToBf16(gates[i]);
     w.Up(i, 0) = ToBf16(1.0f);
   }
-  Rows x(1, 1, 1);
-  x.values = {1.0f};
+  const Rows x = Rows::Column({1.0f});
   EXPECT_THAT(
       Tight(Geglu(*Backend(1), x, w, 7, 1)),
       Pointwise(FloatNear(4e-7f), {-0.045402306f, -0.158808009f, -0.154285990f, 0.345714010f,
@@ -313,8 +320,7 @@ TEST_P(LinearTest, GeluIsWithinTwoUlpForEveryBf16Gate) {
     w.Gate(i, 0) = gates[i];
     w.Up(i, 0) = ToBf16(1.0f);
   }
-  Rows x(1, 1, 1);
-  x.values = {1.0f};
+  const Rows x = Rows::Column({1.0f});
   const Rows y = Geglu(*Backend(1), x, w, width, 1);
   for (int i = 0; i < width; ++i) {
     const double want = GeluTanhReference(ToFloat(gates[i]));
