@@ -121,8 +121,8 @@ void Roster::CancelAll(CancelCause cause, int64_t now_us) {
   while (!requests_.empty()) Cancel(requests_.begin()->first, cause, now_us);
 }
 
-void Roster::FailAll(const absl::Status& status, int64_t now_us) {
-  while (!requests_.empty()) FinishRequest(*requests_.begin()->second, status, now_us);
+void Roster::FailAll(absl::Status (*make_status)(), int64_t now_us) {
+  while (!requests_.empty()) FinishRequest(*requests_.begin()->second, make_status(), now_us);
 }
 
 PlanInput Roster::Snapshot(const CostModel& cost) const {

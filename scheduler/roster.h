@@ -36,7 +36,9 @@ class Roster {
   // Ends requests whose deadline, queue timeout or time limit has come, in this precedence.
   void ExpireDue(int64_t now_us);
   void CancelAll(CancelCause cause, int64_t now_us);
-  void FailAll(const absl::Status& status, int64_t now_us);
+  // Each request gets a status of its own: one that several threads share is counted inside the
+  // packaged absl, where ThreadSanitizer cannot follow.
+  void FailAll(absl::Status (*make_status)(), int64_t now_us);
 
   // What PlanStep needs of everybody who may take part.
   PlanInput Snapshot(const CostModel& cost) const;

@@ -90,7 +90,7 @@ void Scheduler::Impl::DrainInbox(int64_t now) {
       roster.StopChoice(stop->id, stop->choice, now);
     }
   }
-  if (inbox.engine_down()) roster.FailAll(EngineFailureStatus(), now);
+  if (inbox.engine_down()) roster.FailAll(EngineFailureStatus, now);
   if (batch.stop) {
     roster.CancelAll(CancelCause::kDrain, now);
     stopped = true;
@@ -150,7 +150,7 @@ bool Scheduler::Impl::RunPlan(PlanInput input, int64_t begin_us) {
 void Scheduler::Impl::Fail(const absl::Status& cause) {
   spdlog::error("engine failed: step={} status=\"{}\"", steps + 1, cause.ToString());
   inbox.EngineFailed();
-  roster.FailAll(EngineFailureStatus(), now_us());
+  roster.FailAll(EngineFailureStatus, now_us());
 }
 
 void Scheduler::Impl::Publish() {
