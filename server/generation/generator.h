@@ -38,8 +38,10 @@ struct GenerationSpec {
   bool skip_special_tokens = true;
   std::vector<std::string> stop;  // stop strings
   bool include_stop = false;
-  int stream_interval_tokens = 1;  // at least so many new tokens per delta, but for first and last
-  int stream_interval_ms = 0;      // hold a delta up to so long to merge more tokens
+  // A delta has at least so many tokens, but for the first and the last; and once it has, it is
+  // held until its first token has waited so long, to merge more.
+  int stream_interval_tokens = 1;
+  int stream_interval_ms = 0;
 };
 
 struct OutputEvent {
@@ -59,10 +61,10 @@ struct OutputEvent {
   std::string text;
   std::vector<engine::SampledToken> tokens;
   scheduler::FinishReason reason = scheduler::FinishReason::kAborted;
-  std::string stop_text;      // with kStopString: the stop string that matched
-  int32_t stop_id = -1;       // with kStopToken, kStopEos
-  int completion_tokens = 0;  // with kChoiceFinished
-  absl::Status status;        // with kFinished
+  std::string stop_text;          // with kStopString: the stop string that matched
+  int32_t stop_id = -1;           // with kStopToken, kStopEos
+  int completion_tokens = 0;      // with kChoiceFinished
+  absl::Status status;            // with kFinished
   scheduler::RequestStats stats;  // with kFinished; completion_tokens counts what was delivered
 };
 
@@ -87,7 +89,9 @@ class Generator {
   using Handle = uint64_t;
 
   Generator(const GeneratorConfig& config, const ModelText& model, scheduler::Scheduler& scheduler);
-  ~Generator();  // every started request must have finished
+  // Cancels what is open (kDrain) and waits for the last kFinished: the scheduler must be running,
+  // or have ended every request in Stop. Not to be called from a sink. No sink is called after it.
+  ~Generator();
   Generator(const Generator&) = delete;
   Generator& operator=(const Generator&) = delete;
 
@@ -98,10 +102,11 @@ class Generator {
   // Idempotent; unknown or finished handles are ignored. The request still ends with kFinished.
   void Cancel(Handle handle, scheduler::CancelCause cause);
 
-  // Runs `work` on the text pool: Tokenize, Detokenize and CountTokens of the service.
+  // Runs `work`, which may take a while, on the text pool: Tokenize, Detokenize and CountTokens of
+  // the service. One thread of the pool is kept for streams if it has two.
   void RunOnTextPool(std::function<void()> work);
 
-  // The prompt checks of grpc-surface 2.4, without running anything.
+  // The prompt checks of grpc-surface 2.4, without running anything; errors as in prompt_ids.h.
   absl::StatusOr<std::vector<int32_t>> PromptIds(const GenerationSpec& spec) const;
 
   int max_prompt_tokens() const;
