@@ -135,7 +135,7 @@ std::vector<OptionSpec> MakeOptions() {
        .verbs = kLoads | kInspect,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.max_step_rows; },
-       .min = 1,
+       .min = 16,
        .max = 65536,
        .help = "tokens in one forward of the model",
        .detail = "Bounds the chunk of a prompt that one step takes, and sizes the activation "

@@ -98,12 +98,14 @@ absl::Status CheckTogether(const Invocation& invocation) {
                         Given(invocation, "default-max-tokens"), s.default_max_tokens,
                         Given(invocation, "max-context"), s.max_context));
   }
-  if (s.max_step_rows < s.max_slots && invocation.verb == Verb::kServe) {
-    return Contradiction(
-        absl::StrFormat("%s is %d but %s is %d; every running sequence takes a row "
-                        "of a step",
-                        Given(invocation, "max-step-rows"), s.max_step_rows,
-                        Given(invocation, "max-slots"), s.max_slots));
+  const int rows_besides = scheduler::SchedulerConfig{}.min_chunk_rows;
+  if (s.max_step_rows < s.max_slots + rows_besides && invocation.verb == Verb::kServe) {
+    return Contradiction(absl::StrFormat(
+        "%s is %d but %s is %d; every running sequence takes a row of a step, and a prompt at "
+        "least "
+        "%d: raise it to %d",
+        Given(invocation, "max-step-rows"), s.max_step_rows, Given(invocation, "max-slots"),
+        s.max_slots, rows_besides, s.max_slots + rows_besides));
   }
   const bool zero_port = s.http_listen.ends_with(":0");
   if (!zero_port &&

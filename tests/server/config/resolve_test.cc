@@ -232,8 +232,8 @@ TEST(ContradictionTest, BothSettingsAreNamedAsTheyWereGiven) {
               AllOf(HasSubstr("--load-format"), HasSubstr("--model-shape")));
   EXPECT_THAT(Error({"serve", "--max-context", "64", "--default-max-tokens", "65"}),
               AllOf(HasSubstr("--max-context is 64"), HasSubstr("--default-max-tokens is 65")));
-  EXPECT_THAT(Error({"serve", "--max-step-rows", "8", "--max-slots", "9"}),
-              AllOf(HasSubstr("--max-step-rows is 8"), HasSubstr("--max-slots is 9")));
+  EXPECT_THAT(Error({"serve", "--max-step-rows", "16", "--max-slots", "9"}),
+              AllOf(HasSubstr("--max-step-rows is 16"), HasSubstr("--max-slots is 9")));
   EXPECT_THAT(Error({"serve", "--http-listen", "0.0.0.0:50051"}),
               AllOf(HasSubstr("--grpc-listen"), HasSubstr("--http-listen")));
   EXPECT_THAT(Error({"bench", "model", "--prompt", "0", "--generate", "0"}),

@@ -1,0 +1,56 @@
+// Times prompts and generation on a loaded engine, without scheduler and server.
+//
+//   pp N       one prompt of N random ids, in chunks of max_step_rows; the last row asks for a
+//   token tg N x S   S sequences, N steps of one row each, every row asking for its most likely
+//   token
+// What is fed are random ids, so that the answer to one step does not choose the next one's work.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/weights.h"
+#include "server/cli/loaded_engine.h"
+#include "server/config/settings.h"
+
+namespace tandem::server {
+
+struct BenchTest {
+  int prompt_tokens = 0;    // pp; 0: a tg test
+  int generate_tokens = 0;  // tg, per stream
+  int streams = 1;
+
+  int tokens() const { return prompt_tokens > 0 ? prompt_tokens : generate_tokens * streams; }
+};
+std::string TestName(const BenchTest& test);  // "pp512", "tg64", "tg64 x16"
+
+// The tests that --prompt, --generate and --streams ask for; a length of 0 is none.
+std::vector<BenchTest> PlanTests(const BenchArguments& arguments);
+
+struct BenchResult {
+  BenchTest test;
+  std::vector<double> seconds;  // of each repetition
+  int steps = 0;                // of one repetition
+  // Of one repetition. Multiply-adds are those that ran, attention included: rows whose output is
+  // not needed leave the forward early.
+  double multiply_adds = 0.0;
+  double weight_bytes = 0.0;  // by StepWeightBytes
+};
+
+// Bytes of weights that one step reads: every matrix of the layers that run once, the head when a
+// token is asked for, one row of the embedding tables per row. For experts, what `rows` rows touch
+// if every expert is equally likely: E * (1 - (1 - K/E)^rows). KV and activations are not in it.
+double StepWeightBytes(const engine::ModelConfig& config, const engine::Weights& weights, int rows,
+                       int sampled_rows);
+
+// Runs each test once shortened, to touch its memory, then `repetitions` times.
+//   done  called after each test
+absl::StatusOr<std::vector<BenchResult>> MeasureTests(
+    LoadedEngine& engine, const std::vector<BenchTest>& tests, int repetitions, int max_step_rows,
+    const std::function<void(const BenchResult&)>& done);
+
+}  // namespace tandem::server

@@ -1,0 +1,106 @@
+// `tandem bench model`: the yardsticks of the machine, then the model's speed against them.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+
+#include "absl/strings/str_format.h"
+#include "kernels/cpu/machine_probe.h"
+#include "server/cli/bench_measure.h"
+#include "server/cli/bench_report.h"
+#include "server/cli/console.h"
+#include "server/cli/loaded_engine.h"
+#include "server/cli/verbs.h"
+#include "server/cli/version.h"
+
+namespace tandem::server {
+namespace {
+
+std::string UtcDate() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc = {};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+// The KV blocks that the largest test needs.
+MemoryRequest BenchMemory(const Settings& settings, const ModelSource& source,
+                          const std::vector<BenchTest>& tests) {
+  int streams = 1;
+  int tokens = 1;
+  for (const BenchTest& test : tests) {
+    streams = std::max(streams, test.streams);
+    tokens = std::max({tokens, test.prompt_tokens, test.generate_tokens});
+  }
+  MemoryRequest request = MemoryRequestOf(settings, source, streams);
+  request.max_context = tokens;
+  request.context_option = "--prompt or --generate";
+  return request;
+}
+
+}  // namespace
+
+absl::Status BenchModel(const Settings& settings, const std::string& command_line) {
+  const Console console(LookAtTerminal(STDERR_FILENO));
+  const std::vector<BenchTest> tests = PlanTests(settings.bench);
+  for (const BenchTest& test : tests) {
+    if (test.streams > settings.max_step_rows) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("--streams %d is above --max-step-rows %d; every stream takes a row of a "
+                          "step",
+                          test.streams, settings.max_step_rows));
+    }
+  }
+  absl::StatusOr<ModelSource> source = FindModel(settings);
+  if (!source.ok()) return source.status();
+  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
+  if (!backend.ok()) return backend.status();
+  absl::StatusOr<MemoryPlan> plan =
+      PlanMemory(source->config, BenchMemory(settings, *source, tests), LookAtMemory());
+  if (!plan.ok()) return plan.status();
+  DescribeStart(console, settings, *source, kernels::CpuOps(**backend), *plan);
+
+  BenchFacts facts = {.command_line = command_line,
+                      .version = std::string(Version()),
+                      .commit = std::string(GitCommit()),
+                      .build = std::string(BuildFlags()),
+                      .date = UtcDate(),
+                      .cpu = CpuModelName(),
+                      .backend = kernels::CpuOps(**backend).name,
+                      .threads = kernels::CpuThreads(**backend),
+                      .model = source->name,
+                      .parameters = CountParameters(source->config),
+                      .weight_bytes = plan->weight_bytes + engine::PleTableBytes(source->config),
+                      .weight_type = "bf16",
+                      .kv_type = std::string(KvFormatName(KvFormatOf(settings)))};
+  facts.read_bytes_per_s = kernels::MeasureReadBandwidth(**backend);
+  facts.multiply_adds_per_s = kernels::MeasureMultiplyAddPeak(**backend);
+  console.Note("probe",
+               absl::StrFormat("%.1f GB/s read, %.1f G multiply-adds/s",
+                               facts.read_bytes_per_s / 1e9, facts.multiply_adds_per_s / 1e9),
+               absl::StrFormat("read_bytes_per_s=%.4g multiply_adds_per_s=%.4g",
+                               facts.read_bytes_per_s, facts.multiply_adds_per_s));
+
+  absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
+      LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
+  if (!engine.ok()) return engine.status();
+  const absl::StatusOr<std::vector<BenchResult>> results =
+      MeasureTests(**engine, tests, settings.bench.repetitions, settings.max_step_rows,
+                   [&](const BenchResult& result) {
+                     const TokenRate rate = RateOf(result);
+                     console.Note("test",
+                                  absl::StrFormat("%-10s %.2f ± %.2f tok/s", TestName(result.test),
+                                                  rate.median, rate.spread),
+                                  absl::StrFormat("name=\"%s\" tok_per_s=%.3f spread=%.3f",
+                                                  TestName(result.test), rate.median, rate.spread));
+                   });
+  if (!results.ok()) return results.status();
+  std::fputs(BenchReport(facts, *results, settings.bench.output).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,258 @@
+// `tandem inspect`: what a checkpoint holds and what fits in this machine's memory. Loads nothing.
+
+#include <cctype>
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "engine/checkpoint.h"
+#include "server/cli/format.h"
+#include "server/cli/loaded_engine.h"
+#include "server/cli/memory_plan.h"
+#include "server/cli/model_source.h"
+#include "server/cli/text_table.h"
+#include "server/cli/verbs.h"
+
+namespace tandem::server {
+namespace {
+
+using engine::kFull;
+using engine::kSliding;
+
+// Tensors whose names differ in numbers only.
+struct TensorFamily {
+  std::string dtype;
+  std::vector<int64_t> shape;  // of the first one
+  bool same_shape = true;
+  int count = 0;
+  uint64_t bytes = 0;
+};
+
+// "layers.12.mlp.up_proj.weight" as "layers.N.mlp.up_proj.weight".
+std::string FamilyName(const std::string& name) {
+  std::string family;
+  for (size_t i = 0; i < name.size(); ++i) {
+    const bool starts_number =
+        std::isdigit(static_cast<unsigned char>(name[i])) && (i == 0 || name[i - 1] == '.');
+    size_t end = i;
+    while (end < name.size() && std::isdigit(static_cast<unsigned char>(name[end]))) ++end;
+    if (starts_number && (end == name.size() || name[end] == '.')) {
+      family += 'N';
+      i = end - 1;
+    } else {
+      family += name[i];
+    }
+  }
+  return family;
+}
+
+struct Inventory {
+  std::map<std::string, TensorFamily> families;
+  std::map<std::string, std::pair<int, uint64_t>> by_dtype;  // tensors, bytes
+};
+
+Inventory TakeInventory(const engine::Checkpoint& checkpoint) {
+  Inventory inventory;
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    TensorFamily& family = inventory.families[FamilyName(name)];
+    if (family.count == 0) {
+      family.dtype = tensor.dtype;
+      family.shape = tensor.shape;
+    }
+    if (family.dtype != tensor.dtype) family.dtype = "several";
+    family.same_shape = family.same_shape && family.shape == tensor.shape;
+    ++family.count;
+    family.bytes += tensor.bytes;
+    auto& [count, bytes] = inventory.by_dtype[tensor.dtype];
+    ++count;
+    bytes += tensor.bytes;
+  }
+  return inventory;
+}
+
+// "SSSSF SSSSF ...": one letter per layer, a blank behind each full one.
+std::string LayerPattern(const engine::ModelConfig& config) {
+  std::string pattern;
+  for (const engine::LayerDesc& layer : config.layers) pattern += layer.full ? "F " : "S";
+  if (!pattern.empty() && pattern.back() == ' ') pattern.pop_back();
+  return pattern;
+}
+
+const engine::LayerDesc* FirstOf(const engine::ModelConfig& config, engine::KvGroup group) {
+  for (const engine::LayerDesc& layer : config.layers) {
+    if (layer.group() == group) return &layer;
+  }
+  return nullptr;
+}
+
+std::string GroupName(engine::KvGroup group) { return group == kFull ? "full" : "sliding"; }
+
+void PrintLine(std::string_view label, const std::string& text) {
+  std::printf("%-12s%s\n", std::string(label).c_str(), text.c_str());
+}
+
+void PrintModel(const ModelSource& source) {
+  const engine::ModelConfig& config = source.config;
+  PrintLine("model", source.name + (source.dummy() ? " (a shape without a checkpoint)"
+                                                   : " (" + source.directory.string() + ")"));
+  PrintLine("kind", config.model_type +
+                        (source.variant.empty() ? "" : ", the published shape " + source.variant));
+  std::string parameters = ParametersText(CountParameters(config));
+  if (config.ple_width > 0) {
+    parameters += absl::StrFormat(" (%s of them in the per-layer embedding table)",
+                                  ParametersText(engine::PleTableBytes(config) / 2));
+  }
+  PrintLine("parameters", parameters);
+  PrintLine("sizes", absl::StrFormat("hidden %d, vocabulary %s, context up to %s", config.hidden,
+                                     CountText(config.vocab), CountText(config.max_positions)));
+  if (config.experts > 0) {
+    PrintLine("experts", absl::StrFormat("%d of %d per token, width %d", config.experts_per_token,
+                                         config.experts, config.expert_width));
+  }
+  PrintLine("layers", absl::StrFormat("%d: %s", config.num_layers(), LayerPattern(config)));
+  for (const engine::KvGroup group : {kSliding, kFull}) {
+    const engine::LayerDesc* const layer = FirstOf(config, group);
+    if (layer == nullptr) continue;
+    PrintLine("", absl::StrFormat(
+                      "%s %s: %d query and %d KV heads of %d%s%s", group == kFull ? "F" : "S",
+                      GroupName(group), layer->num_q_heads, layer->num_kv_heads, layer->head_dim,
+                      group == kFull ? "" : absl::StrFormat(", window %d", layer->window),
+                      layer->has_v_proj ? "" : ", values from the key projection"));
+  }
+  if (config.first_shared < config.num_layers()) {
+    PrintLine(
+        "", absl::StrFormat("layers from %d on share the KV of earlier ones", config.first_shared));
+  }
+}
+
+void PrintTensors(const Inventory& inventory) {
+  for (const auto& [dtype, sum] : inventory.by_dtype) {
+    PrintLine("stored", absl::StrFormat("%s: %d tensors, %s", dtype, sum.first,
+                                        BytesText(static_cast<double>(sum.second))));
+  }
+  TextTable table = {
+      .columns = {{"tensor"}, {"count", true}, {"type"}, {"shape"}, {"bytes", true}}};
+  for (const auto& [name, family] : inventory.families) {
+    table.rows.push_back(
+        {name, std::to_string(family.count), family.dtype,
+         "[" + absl::StrJoin(family.shape, ", ") + "]" + (family.same_shape ? "" : " and others"),
+         BytesText(static_cast<double>(family.bytes))});
+  }
+  std::printf("\n%s\n", MarkdownText(table).c_str());
+}
+
+void PrintKvAndFit(const ModelSource& source, kernels::KvFormat format, int max_slots,
+                   const absl::StatusOr<MemoryPlan>& plan) {
+  for (const engine::KvGroup group : {kSliding, kFull}) {
+    const KvCost cost = GroupKvCost(source.config, group, format);
+    if (cost.bytes_per_token == 0) continue;
+    std::string text = absl::StrFormat("%s layers, %s: %s per token", GroupName(group),
+                                       std::string(KvFormatName(format)),
+                                       BytesText(static_cast<double>(cost.bytes_per_token)));
+    if (cost.max_bytes_per_sequence > 0) {
+      text += absl::StrFormat(", at most %s per sequence",
+                              BytesText(static_cast<double>(cost.max_bytes_per_sequence)));
+    }
+    PrintLine("KV", text);
+  }
+  if (!plan.ok()) {
+    PrintLine("memory", std::string(plan.status().message()));
+    return;
+  }
+  PrintLine("memory", MemoryText(*plan));
+  PrintLine("fits", absl::StrFormat("one sequence of %s tokens, or %d of %s (--max-slots %d)",
+                                    CountText(plan->max_context), plan->sequences,
+                                    CountText(plan->typical_tokens), max_slots));
+}
+
+nlohmann::ordered_json InspectionJson(const ModelSource& source,
+                                      const std::optional<engine::Checkpoint>& checkpoint,
+                                      kernels::KvFormat format,
+                                      const absl::StatusOr<MemoryPlan>& plan) {
+  const engine::ModelConfig& config = source.config;
+  nlohmann::ordered_json json = {{"model", source.name},
+                                 {"directory", source.directory.string()},
+                                 {"architecture", config.model_type},
+                                 {"published_shape", source.variant},
+                                 {"parameters", CountParameters(config)},
+                                 {"hidden", config.hidden},
+                                 {"vocab", config.vocab},
+                                 {"max_positions", config.max_positions},
+                                 {"sliding_window", config.sliding_window},
+                                 {"first_shared", config.first_shared},
+                                 {"ple_width", config.ple_width},
+                                 {"experts", config.experts},
+                                 {"experts_per_token", config.experts_per_token},
+                                 {"layers", nlohmann::ordered_json::array()},
+                                 {"kv", nlohmann::ordered_json::array()}};
+  for (const engine::LayerDesc& layer : config.layers) {
+    json["layers"].push_back({{"kind", GroupName(layer.group())},
+                              {"head_dim", layer.head_dim},
+                              {"q_heads", layer.num_q_heads},
+                              {"kv_heads", layer.num_kv_heads},
+                              {"kv_owner", layer.kv_owner},
+                              {"mlp_width", layer.mlp_width},
+                              {"moe", layer.moe}});
+  }
+  for (const engine::KvGroup group : {kSliding, kFull}) {
+    const KvCost cost = GroupKvCost(config, group, format);
+    if (cost.bytes_per_token == 0) continue;
+    json["kv"].push_back({{"group", GroupName(group)},
+                          {"type", KvFormatName(format)},
+                          {"bytes_per_token", cost.bytes_per_token},
+                          {"max_bytes_per_sequence", cost.max_bytes_per_sequence}});
+  }
+  if (plan.ok()) {
+    json["memory"] = {{"weight_bytes", plan->weight_bytes},
+                      {"ple_bytes", plan->ple_bytes},
+                      {"activation_bytes", plan->activation_bytes},
+                      {"kv_bytes", plan->kv_bytes},
+                      {"free_bytes", plan->free.bytes},
+                      {"max_context", plan->max_context},
+                      {"sequences", plan->sequences},
+                      {"tokens_per_sequence", plan->typical_tokens}};
+  } else {
+    json["memory"] = {{"error", plan.status().message()}};
+  }
+  if (checkpoint.has_value()) {
+    json["tensors"] = nlohmann::ordered_json::array();
+    for (const auto& [name, tensor] : checkpoint->tensors) {
+      json["tensors"].push_back({{"name", name},
+                                 {"type", tensor.dtype},
+                                 {"shape", tensor.shape},
+                                 {"bytes", tensor.bytes}});
+    }
+  }
+  return json;
+}
+
+}  // namespace
+
+absl::Status Inspect(const Settings& settings) {
+  const absl::StatusOr<ModelSource> source = FindModel(settings);
+  if (!source.ok()) return source.status();
+  std::optional<engine::Checkpoint> checkpoint;
+  if (!source->dummy()) {
+    absl::StatusOr<engine::Checkpoint> opened = engine::OpenCheckpoint(source->directory.string());
+    if (!opened.ok()) return opened.status();
+    checkpoint = *std::move(opened);
+  }
+  const kernels::KvFormat format = KvFormatOf(settings);
+  const absl::StatusOr<MemoryPlan> plan = PlanMemory(
+      source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
+  if (settings.json) {
+    const nlohmann::ordered_json json = InspectionJson(*source, checkpoint, format, plan);
+    std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    return absl::OkStatus();
+  }
+  PrintModel(*source);
+  if (checkpoint.has_value()) PrintTensors(TakeInventory(*checkpoint));
+  PrintKvAndFit(*source, format, settings.max_slots, plan);
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,135 @@
+#include "server/cli/loaded_engine.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/cli/format.h"
+
+namespace tandem::server {
+
+using engine::kFull;
+using engine::kSliding;
+
+kernels::KvFormat KvFormatOf(const Settings& settings) {
+  const std::string& type = settings.kv_type == "auto" ? settings.dtype : settings.kv_type;
+  return type == "f32" ? kernels::KvFormat::kF32 : kernels::KvFormat::kBf16;
+}
+
+std::string_view KvFormatName(kernels::KvFormat format) {
+  return format == kernels::KvFormat::kF32 ? "f32" : "bf16";
+}
+
+MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& source, int max_slots) {
+  return {.max_slots = max_slots,
+          .max_context = settings.max_context,
+          .max_step_rows = settings.max_step_rows,
+          .block_tokens = settings.block_tokens,
+          .kv_format = KvFormatOf(settings),
+          .kv_memory = settings.kv_memory,
+          .ple_in_file = !source.dummy()};
+}
+
+absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings) {
+  if (settings.device == "cuda") {
+    return absl::UnimplementedError(
+        "--device cuda: this build has no CUDA backend; use --device cpu, or leave it out");
+  }
+  kernels::CpuConfig config = {.threads = settings.threads,
+                               .bf16_operands = settings.dtype == "bf16"};
+  if (settings.cpu_isa != "auto") {
+    absl::StatusOr<kernels::CpuIsa> isa = kernels::ParseCpuIsa(settings.cpu_isa);
+    if (!isa.ok()) return isa.status();
+    config.isa = *isa;
+  }
+  absl::StatusOr<kernels::CpuBackendPtr> backend = kernels::MakeCpuBackend(config);
+  if (!backend.ok()) {
+    return absl::Status(backend.status().code(),
+                        absl::StrFormat("--cpu-isa %s, --threads %d: %s", settings.cpu_isa,
+                                        settings.threads, std::string(backend.status().message())));
+  }
+  return backend;
+}
+
+absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
+    const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
+    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress) {
+  auto loaded = std::make_unique<LoadedEngine>();
+  loaded->backend = std::move(backend);
+  loaded->memory = plan;
+  loaded->kv_format = KvFormatOf(settings);
+
+  const std::unique_ptr<Progress> bar = console.StartProgress();
+  const engine::LoadProgress report = [&](size_t done, size_t total) {
+    bar->Update(done, total);
+    if (progress) progress(done, total);
+  };
+  absl::StatusOr<engine::Model> model =
+      source.dummy()
+          ? engine::LoadDummy(source.config, settings.dummy_seed, *loaded->backend, report)
+          : engine::LoadCheckpoint(source.directory.string(), {}, *loaded->backend, report);
+  bar->Clear();
+  if (!model.ok()) return model.status();
+  loaded->model = *std::move(model);
+  loaded->load_s = bar->elapsed_s();
+
+  std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
+  for (const engine::KvGroup group : {kSliding, kFull}) {
+    if (plan.num_blocks[group] == 0) continue;
+    absl::StatusOr<kvcache::GroupLayout> layout = kvcache::MakeGroupLayout(
+        settings.block_tokens,
+        engine::KvLayers(source.config, group, loaded->kv_format, loaded->kv_format));
+    if (!layout.ok()) return layout.status();
+    absl::StatusOr<kvcache::BlockStore> store =
+        kvcache::BlockStore::Create(*std::move(layout), plan.num_blocks[group]);
+    if (!store.ok()) return store.status();
+    loaded->stores[group] = *std::move(store);
+    stores[group] = &*loaded->stores[group];
+  }
+  absl::StatusOr<std::unique_ptr<engine::Runner>> runner =
+      engine::Runner::Create(loaded->model, kernels::CpuOps(*loaded->backend), stores,
+                             {.max_step_rows = settings.max_step_rows});
+  if (!runner.ok()) return runner.status();
+  loaded->runner = *std::move(runner);
+  return loaded;
+}
+
+scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
+  const auto& stores = engine.stores;
+  const auto& any = stores[kFull].has_value() ? stores[kFull] : stores[kSliding];
+  return {.vocab_size = engine.model.config.vocab,
+          .max_context = engine.memory.max_context,
+          .window = engine.model.config.sliding_window,
+          .block_tokens = any->layout().block_tokens,
+          .num_blocks = engine.memory.num_blocks};
+}
+
+void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
+                   const kernels::Ops& ops, const MemoryPlan& plan) {
+  const uint64_t parameters = CountParameters(source.config);
+  console.Note("model",
+               absl::StrFormat("%s  %s  %s weights  %s parameters  %d layers  vocabulary %s",
+                               source.name, source.config.model_type,
+                               source.dummy() ? "random bf16" : "bf16", ParametersText(parameters),
+                               source.config.num_layers(), CountText(source.config.vocab)),
+               absl::StrFormat("name=%s architecture=%s parameters=%d layers=%d vocab=%d",
+                               source.name, source.config.model_type, parameters,
+                               source.config.num_layers(), source.config.vocab));
+  console.Note("device", ops.name, "name=\"" + ops.name + "\"");
+  console.Note("memory", MemoryText(plan),
+               absl::StrFormat("weight_bytes=%d ple_bytes=%d activation_bytes=%d kv_bytes=%d "
+                               "free_bytes=%d",
+                               plan.weight_bytes, plan.ple_bytes, plan.activation_bytes,
+                               plan.kv_bytes, plan.free.bytes));
+  const std::string format(KvFormatName(KvFormatOf(settings)));
+  console.Note(
+      "kv",
+      absl::StrFormat("%s + %s blocks of %d tokens, %s: one sequence of %s tokens, or %d of %s",
+                      CountText(plan.num_blocks[kSliding]), CountText(plan.num_blocks[kFull]),
+                      settings.block_tokens, format, CountText(plan.max_context), plan.sequences,
+                      CountText(plan.typical_tokens)),
+      absl::StrFormat("format=%s block_tokens=%d sliding_blocks=%d full_blocks=%d max_context=%d",
+                      format, settings.block_tokens, plan.num_blocks[kSliding],
+                      plan.num_blocks[kFull], plan.max_context));
+}
+
+}  // namespace tandem::server

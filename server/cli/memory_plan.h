@@ -1,0 +1,68 @@
+// How the memory is shared out before anything is allocated: weights, activations, KV blocks.
+//
+// Automatic KV size: room for max_slots sequences of max_context tokens (of 8192 where that is
+// automatic too), but at most 70 % of what weights and activations leave. The rest stays for the
+// page cache and for whatever else runs. A KV group's blocks are taken from the system only when
+// they are first used.
+// Not here  allocating (loaded_engine.h); who gets which block (scheduler/).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "kernels/types.h"
+#include "server/cli/machine.h"
+#include "server/config/settings.h"
+
+namespace tandem::server {
+
+struct MemoryRequest {
+  int max_slots = 16;
+  int max_context = 0;                           // 0: automatic
+  std::string context_option = "--max-context";  // what a message calls it
+  int max_step_rows = 512;
+  int block_tokens = 32;
+  kernels::KvFormat kv_format = kernels::KvFormat::kBf16;
+  MemoryAmount kv_memory;
+  bool ple_in_file = true;  // the per-layer table stays in its mapped file and needs no memory
+};
+
+struct MemoryPlan {
+  uint64_t weight_bytes = 0;
+  uint64_t ple_bytes = 0;  // of the per-layer table, when it is held in memory
+  uint64_t activation_bytes = 0;
+  uint64_t kv_bytes = 0;  // of all blocks
+  FreeMemory free;
+  std::array<int32_t, engine::kNumKvGroups> num_blocks = {};
+  std::array<uint64_t, engine::kNumKvGroups> block_bytes = {};
+  int max_context = 0;  // what one sequence can have
+  int sequences = 0;    // of typical_tokens each that fit at the same time, at most max_slots
+  int typical_tokens = 0;
+
+  uint64_t needed_bytes() const { return weight_bytes + ple_bytes + activation_bytes + kv_bytes; }
+};
+
+// Bytes of KV that one token of context takes in a group, and the most that a sequence can hold of
+// it: 0 for the full group, which has no bound.
+struct KvCost {
+  uint64_t bytes_per_token = 0;
+  uint64_t max_bytes_per_sequence = 0;
+};
+KvCost GroupKvCost(const engine::ModelConfig& config, engine::KvGroup group,
+                   kernels::KvFormat format);
+
+// Parameters of the text model as published: every stored tensor once.
+uint64_t CountParameters(const engine::ModelConfig& config);
+
+//   errors  kResourceExhausted with what is needed, what is free and which option to change;
+//           kInvalidArgument for a max_context above the model's limit
+absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
+                                      const MemoryRequest& request, const FreeMemory& free);
+
+// "weights 4.5 GiB + activations 0.2 GiB + KV 0.9 GiB = 5.6 GiB of 22.1 GiB free"
+std::string MemoryText(const MemoryPlan& plan);
+
+}  // namespace tandem::server

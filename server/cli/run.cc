@@ -1,0 +1,251 @@
+// `tandem run`: one prompt through the same text layer, scheduler and engine as the server's.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <functional>
+#include <iostream>
+#include <iterator>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "scheduler/scheduler.h"
+#include "server/cli/chat_turn.h"
+#include "server/cli/console.h"
+#include "server/cli/format.h"
+#include "server/cli/loaded_engine.h"
+#include "server/cli/served_model_facts.h"
+#include "server/cli/signals.h"
+#include "server/cli/verbs.h"
+#include "server/generation/generator.h"
+#include "server/text/utf8.h"
+
+namespace tandem::server {
+namespace {
+
+constexpr int kInterrupted = 130;  // as a shell reports an end by SIGINT
+
+// Collects the answer, and prints it as it comes unless it is to be one JSON object.
+class Answer {
+ public:
+  explicit Answer(bool stream) : stream_(stream) {}
+
+  void OnEvent(OutputEvent event) {
+    const std::lock_guard lock(mutex_);
+    switch (event.kind) {
+      case OutputEvent::Kind::kDelta:
+        text_ += event.text;
+        if (!stream_) break;
+        std::fwrite(event.text.data(), 1, event.text.size(), stdout);
+        std::fflush(stdout);
+        break;
+      case OutputEvent::Kind::kChoiceFinished:
+        reason_ = event.reason;
+        break;
+      case OutputEvent::Kind::kFinished:
+        finished_ = std::move(event);
+        changed_.notify_all();
+        break;
+      default:
+        break;
+    }
+  }
+
+  void Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return finished_.has_value(); });
+  }
+
+  // After Wait.
+  const std::string& text() const { return text_; }
+  const OutputEvent& finished() const { return *finished_; }
+  scheduler::FinishReason reason() const { return reason_; }
+
+ private:
+  const bool stream_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string text_;
+  scheduler::FinishReason reason_ = scheduler::FinishReason::kAborted;
+  std::optional<OutputEvent> finished_;
+};
+
+const char* ReasonName(scheduler::FinishReason reason) {
+  switch (reason) {
+    case scheduler::FinishReason::kStopEos:
+      return "stop_eos";
+    case scheduler::FinishReason::kStopToken:
+      return "stop_token";
+    case scheduler::FinishReason::kStopString:
+      return "stop_string";
+    case scheduler::FinishReason::kMaxTokens:
+      return "max_tokens";
+    case scheduler::FinishReason::kContextLength:
+      return "context_length";
+    case scheduler::FinishReason::kTimeLimit:
+      return "time_limit";
+    case scheduler::FinishReason::kAborted:
+      return "aborted";
+  }
+  return "unknown";
+}
+
+// What a signal does: it ends the process, or the answer once there is one to end.
+class Interruption {
+ public:
+  void SetCancel(std::function<void()> cancel) {
+    const std::lock_guard lock(mutex_);
+    cancel_ = std::move(cancel);
+  }
+  void OnSignal() {
+    const std::lock_guard lock(mutex_);
+    if (!cancel_) _exit(kInterrupted);
+    happened_ = true;
+    cancel_();
+  }
+  bool happened() {
+    const std::lock_guard lock(mutex_);
+    return happened_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::function<void()> cancel_;
+  bool happened_ = false;
+};
+
+absl::StatusOr<std::string> ReadPrompt(const RunArguments& run) {
+  if (run.prompt.has_value() && *run.prompt != "-") return *run.prompt;
+  if (!run.prompt.has_value() && isatty(STDIN_FILENO) == 1) {
+    return absl::InvalidArgumentError(
+        "there is no prompt; give -p \"text\", or pipe it in: echo text | tandem run");
+  }
+  std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+// Instruct models end their turn with a token that their generation_config.json lists.
+bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer) {
+  const std::optional<int32_t> end_of_turn = tokenizer.vocabulary().Find("<turn|>");
+  const std::vector<int32_t>& eos = config.generation.eos_ids;
+  return end_of_turn.has_value() && std::find(eos.begin(), eos.end(), *end_of_turn) != eos.end();
+}
+
+GenerationSpec MakeSpec(const Settings& settings, const ModelSource& source,
+                        const Tokenizer& tokenizer, const std::string& text) {
+  const RunArguments& run = settings.run;
+  GenerationSpec spec;
+  if (run.raw || !IsInstruct(source.config, tokenizer)) {
+    spec.prompt = TextPrompt{.text = text};
+  } else {
+    const bool empty_thought =
+        source.variant == "12b" || source.variant == "26b" || source.variant == "31b";
+    spec.prompt = TextPrompt{.text = UserTurn(text, empty_thought), .parse_special = true};
+  }
+  engine::SamplingParams& sampling = spec.request.sampling;
+  sampling = DefaultSampling(settings, source.config);
+  if (run.temperature.has_value()) sampling.temperature = static_cast<float>(*run.temperature);
+  if (run.top_k.has_value()) sampling.top_k = *run.top_k;
+  if (run.top_p.has_value()) sampling.top_p = static_cast<float>(*run.top_p);
+  if (run.min_p.has_value()) sampling.min_p = static_cast<float>(*run.min_p);
+  std::random_device entropy;
+  sampling.seed = run.seed.value_or((uint64_t{entropy()} << 32) | entropy());
+  spec.request.stop.max_tokens = run.max_tokens > 0 ? run.max_tokens : -1;
+  spec.request.stop.eos_ids = source.config.generation.eos_ids;
+  spec.request.client_id = "run";
+  spec.stop = run.stop;
+  return spec;
+}
+
+void PrintJson(const Answer& answer, const std::string& model, uint64_t seed) {
+  const scheduler::RequestStats& stats = answer.finished().stats;
+  const nlohmann::ordered_json json = {{"model", model},
+                                       {"text", answer.text()},
+                                       {"finish_reason", ReasonName(answer.reason())},
+                                       {"seed", seed},
+                                       {"prompt_tokens", stats.prompt_tokens},
+                                       {"completion_tokens", stats.completion_tokens},
+                                       {"ttft_ms", stats.ttft_us / 1000.0},
+                                       {"total_ms", stats.total_us / 1000.0}};
+  std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+void SayRates(const Console& console, const scheduler::RequestStats& stats) {
+  const auto rate = [](int tokens, int64_t us) { return us > 0 ? tokens * 1e6 / us : 0.0; };
+  const double in = rate(stats.prompt_tokens, stats.prefill_us);
+  const double out = rate(stats.completion_tokens - 1, stats.decode_us);
+  console.Note("done",
+               absl::StrFormat("%d tokens in at %.1f tok/s, %d out at %.1f tok/s",
+                               stats.prompt_tokens, in, stats.completion_tokens, out),
+               absl::StrFormat("prompt_tokens=%d prompt_tok_per_s=%.1f completion_tokens=%d "
+                               "generation_tok_per_s=%.1f",
+                               stats.prompt_tokens, in, stats.completion_tokens, out));
+}
+
+}  // namespace
+
+absl::StatusOr<int> RunOnce(const Settings& settings) {
+  BlockStopSignals();
+  Interruption interruption;
+  const SignalWatcher watcher([&](int) { interruption.OnSignal(); });
+  absl::StatusOr<std::string> prompt = ReadPrompt(settings.run);
+  if (!prompt.ok()) return prompt.status();
+  if (!IsValidUtf8(*prompt)) return absl::InvalidArgumentError("the prompt is not valid UTF-8");
+  absl::StatusOr<ModelSource> source = FindModel(settings);
+  if (!source.ok()) return source.status();
+  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
+  if (!backend.ok()) return backend.status();
+  absl::StatusOr<MemoryPlan> plan = PlanMemory(
+      source->config, MemoryRequestOf(settings, *source, /*max_slots=*/1), LookAtMemory());
+  if (!plan.ok()) return plan.status();
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
+  if (!tokenizer.ok()) return tokenizer.status();
+  const Console console(LookAtTerminal(STDERR_FILENO), /*quiet=*/true);
+  absl::StatusOr<std::unique_ptr<LoadedEngine>> loaded =
+      LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
+  if (!loaded.ok()) return loaded.status();
+  LoadedEngine& engine = **loaded;
+
+  const scheduler::ModelLimits limits = LimitsOf(engine);
+  const scheduler::SchedulerConfig config = {.max_slots = 1,
+                                             .max_step_rows = settings.max_step_rows};
+  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
+  scheduler::Scheduler scheduler(config, limits,
+                                 [&](const engine::StepBatch& batch, engine::StepResult& result) {
+                                   return engine.runner->Run(batch, result);
+                                 });
+  std::thread scheduler_thread([&] { scheduler.Run(); });
+  Answer answer(/*stream=*/!settings.json);
+  GenerationSpec spec = MakeSpec(settings, *source, *tokenizer, *prompt);
+  spec.request.arrival_us = scheduler.now_us();
+  const uint64_t seed = spec.request.sampling.seed;
+  {
+    Generator generator({.text_threads = 1, .max_context = limits.max_context},
+                        {.tokenizer = &*tokenizer, .vocab_size = limits.vocab_size}, scheduler);
+    const Generator::Handle handle = generator.Start(
+        std::move(spec), [&](OutputEvent event) { answer.OnEvent(std::move(event)); });
+    interruption.SetCancel(
+        [&, handle] { generator.Cancel(handle, scheduler::CancelCause::kAborted); });
+    answer.Wait();
+    interruption.SetCancel(nullptr);
+  }
+  scheduler.Stop();
+  scheduler_thread.join();
+
+  if (!settings.json && !answer.text().empty() && answer.text().back() != '\n') std::puts("");
+  if (interruption.happened()) return kInterrupted;
+  if (!answer.finished().status.ok()) return answer.finished().status;
+  if (settings.json) PrintJson(answer, source->name, seed);
+  SayRates(console, answer.finished().stats);
+  return 0;
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,319 @@
+// `tandem serve`: ports first, then the model, then calls until a signal, then an orderly end.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "scheduler/scheduler.h"
+#include "server/cli/chat_turn.h"
+#include "server/cli/console.h"
+#include "server/cli/format.h"
+#include "server/cli/loaded_engine.h"
+#include "server/cli/served_model_facts.h"
+#include "server/cli/signals.h"
+#include "server/cli/status_line.h"
+#include "server/cli/verbs.h"
+#include "server/cli/version.h"
+#include "server/generation/generator.h"
+#include "server/grpc/grpc_server.h"
+#include "server/health/health_state.h"
+#include "server/http/http_server.h"
+#include "server/metrics/metrics.h"
+
+namespace tandem::server {
+namespace {
+
+constexpr double kStatusSeconds = 10.0;
+
+// From the start of the process to its end, as signals see it.
+class Stopper {
+ public:
+  // Waits for the first signal; false after `seconds` without one.
+  bool WaitFor(double seconds) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::duration<double>(seconds),
+                             [&] { return signals_ > 0; });
+  }
+  // From now on a first signal ends in WaitFor, further ones in `hurry`. Before, a signal ends the
+  // process: nothing was accepted yet.
+  void Arm(std::function<void()> hurry) {
+    const std::lock_guard lock(mutex_);
+    hurry_ = std::move(hurry);
+  }
+  void Disarm() {
+    const std::lock_guard lock(mutex_);
+    hurry_ = [] {};
+  }
+
+  void OnSignal() {
+    const std::lock_guard lock(mutex_);
+    if (!hurry_) {
+      std::fputs("\ntandem: stopped while loading\n", stderr);
+      _exit(0);
+    }
+    if (++signals_ > 1) hurry_();
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int signals_ = 0;
+  std::function<void()> hurry_;
+};
+
+// HOST:PORT with the port that was bound.
+std::string BoundAddress(const std::string& listen, int port) {
+  return listen.substr(0, listen.rfind(':') + 1) + std::to_string(port);
+}
+
+// The same as another terminal of this machine would call it.
+std::string LocalAddress(const std::string& bound) {
+  const std::string port = bound.substr(bound.rfind(':'));
+  for (const char* any : {"0.0.0.0", "[::]"}) {
+    if (bound == any + port) return "localhost" + port;
+  }
+  return bound;
+}
+
+GrpcConfig MakeGrpcConfig(const Settings& settings) {
+  GrpcConfig config;
+  config.listen = settings.grpc_listen;
+  config.max_recv_mib = settings.grpc_max_recv_mib;
+  config.max_concurrent_streams = std::max(config.max_concurrent_streams,
+                                           settings.max_queued_requests + settings.max_slots + 64);
+  config.max_n = settings.max_n;
+  config.max_prompt_logprob_tokens = settings.max_prompt_logprob_tokens;
+  config.version = Version();
+  config.git_commit = GitCommit();
+  config.build_flags = BuildFlags();
+  return config;
+}
+
+// One row through the model, so that what is wrong with it shows before readiness does.
+absl::Status WarmUp(LoadedEngine& loaded) {
+  const int32_t block = 0;
+  engine::Segment segment = {.row_begin = 0, .num_rows = 1};
+  for (int group = 0; group < engine::kNumKvGroups; ++group) {
+    if (loaded.stores[group].has_value()) segment.block_table[group] = {&block, 1};
+  }
+  const engine::SamplingParams greedy = {.temperature = 0.0f};
+  const engine::StepBatch batch = {.ids = {loaded.model.config.bos_id},
+                                   .positions = {0},
+                                   .segments = {segment},
+                                   .samples = {{.row = 0, .params = &greedy, .position = 1}}};
+  engine::StepResult result;
+  if (absl::Status s = loaded.runner->Run(batch, result); !s.ok()) return s;
+  if (!result.tokens.at(0).finite) {
+    return absl::DataLossError(
+        "the model's first token has no finite logit; are the weights damaged?");
+  }
+  return absl::OkStatus();
+}
+
+struct Listeners {
+  std::unique_ptr<GrpcServer> grpc;
+  std::unique_ptr<HttpServer> http;  // null: off
+  std::vector<std::string> grpc_addresses;
+  std::string http_address;
+};
+
+absl::StatusOr<Listeners> Listen(const Settings& settings, HealthState& health, Metrics& metrics) {
+  Listeners listeners;
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
+      GrpcServer::Start(MakeGrpcConfig(settings), health, metrics);
+  if (!grpc.ok()) {
+    return absl::Status(
+        grpc.status().code(),
+        absl::StrFormat("--grpc-listen %s: %s", absl::StrJoin(settings.grpc_listen, ","),
+                        std::string(grpc.status().message())));
+  }
+  listeners.grpc = *std::move(grpc);
+  for (size_t i = 0; i < settings.grpc_listen.size(); ++i) {
+    listeners.grpc_addresses.push_back(
+        BoundAddress(settings.grpc_listen[i], listeners.grpc->ports()[i]));
+  }
+  if (settings.http_listen == "off") return listeners;
+  absl::StatusOr<std::unique_ptr<HttpServer>> http =
+      HttpServer::Start({.listen = settings.http_listen,
+                         .version = std::string(Version()),
+                         .git_commit = std::string(GitCommit())},
+                        health, metrics);
+  if (!http.ok()) {
+    return absl::Status(http.status().code(),
+                        absl::StrFormat("--http-listen %s: %s", settings.http_listen,
+                                        std::string(http.status().message())));
+  }
+  listeners.http = *std::move(http);
+  listeners.http_address = BoundAddress(settings.http_listen, listeners.http->port());
+  return listeners;
+}
+
+// Something to paste into another terminal: a call through the Python modules of the build tree, or
+// without those a look at the metrics.
+std::string LineToTry(const Listeners& listeners) {
+  namespace fs = std::filesystem;
+  const fs::path modules = ProgramPath().parent_path().parent_path() / "python";
+  std::error_code error;
+  if (!fs::is_directory(modules / "tandem/v1", error)) {
+    if (listeners.http == nullptr) return "";
+    return "curl -s " + LocalAddress(listeners.http_address) + "/metrics";
+  }
+  return absl::StrFormat(
+      "PYTHONPATH=%s /usr/bin/python3 -c 'import grpc; from tandem.v1 import generate_pb2 as g, "
+      "generation_pb2_grpc as s; print(s.GenerationStub(grpc.insecure_channel(\"%s\")).Generate("
+      "g.GenerateRequest(text=\"%s\", parse_special=True)).choices[0].text)'",
+      fs::proximate(modules, error).string(), LocalAddress(listeners.grpc_addresses[0]),
+      absl::StrReplaceAll(UserTurn("Tell me a story.", /*empty_thought=*/false), {{"\n", "\\n"}}));
+}
+
+void SayReady(const Console& console, const Listeners& listeners, double seconds) {
+  const std::string grpc = absl::StrJoin(listeners.grpc_addresses, ",");
+  std::string text = "grpc " + grpc;
+  std::string event = "grpc=" + grpc;
+  if (listeners.http != nullptr) {
+    text += "  http http://" + listeners.http_address;
+    event += " http=" + listeners.http_address;
+  }
+  console.Note("ready", absl::StrFormat("%s  (%s)", text, SecondsText(seconds)),
+               absl::StrFormat("%s seconds=%.1f", event, seconds));
+  if (console.terminal().interactive) {
+    const std::string line = LineToTry(listeners);
+    if (!line.empty()) console.Note("try", line, "");
+  }
+}
+
+// Status lines until the first signal.
+void WaitForSignal(const Console& console, const scheduler::Scheduler& scheduler,
+                   Stopper& stopper) {
+  scheduler::SchedulerStats before = scheduler.stats();
+  double before_s = MonotonicSeconds();
+  while (!stopper.WaitFor(kStatusSeconds)) {
+    const scheduler::SchedulerStats now = scheduler.stats();
+    const double now_s = MonotonicSeconds();
+    const std::optional<StatusLine> line = MakeStatusLine(before, now, now_s - before_s);
+    if (line.has_value()) console.Note("status", line->text, line->event);
+    before = now;
+    before_s = now_s;
+  }
+}
+
+}  // namespace
+
+absl::Status Serve(const Settings& settings) {
+  const double begin_s = MonotonicSeconds();
+  BlockStopSignals();
+  signal(SIGPIPE, SIG_IGN);
+  Stopper stopper;
+  const SignalWatcher watcher([&](int) { stopper.OnSignal(); });
+  const Console console(LookAtTerminal(STDERR_FILENO));
+
+  absl::StatusOr<ModelSource> source = FindModel(settings);
+  if (!source.ok()) return source.status();
+  if (!settings.served_model_name.empty()) source->name = settings.served_model_name;
+  console.Note("tandem", absl::StrFormat("%s (%s)", Version(), GitCommit()),
+               absl::StrFormat("version=%s commit=%s", Version(), GitCommit()));
+
+  HealthState health;
+  Metrics metrics(source->name);
+  absl::StatusOr<Listeners> listeners = Listen(settings, health, metrics);
+  if (!listeners.ok()) return listeners.status();
+
+  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
+  if (!backend.ok()) return backend.status();
+  absl::StatusOr<MemoryPlan> plan = PlanMemory(
+      source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
+  if (!plan.ok()) return plan.status();
+  DescribeStart(console, settings, *source, kernels::CpuOps(**backend), *plan);
+
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
+  if (!tokenizer.ok()) return tokenizer.status();
+  absl::StatusOr<std::unique_ptr<LoadedEngine>> loaded = LoadEngine(
+      settings, *source, *plan, *std::move(backend), console, [&](size_t done, size_t total) {
+        health.SetProgress(total == 0 ? 1.0 : static_cast<double>(done) / total);
+      });
+  if (!loaded.ok()) return loaded.status();
+  LoadedEngine& engine = **loaded;
+  metrics.SetStartupSeconds("load", engine.load_s);
+  console.Note("loaded",
+               absl::StrFormat("%s in %s", BytesText(plan->weight_bytes + plan->ple_bytes),
+                               SecondsText(engine.load_s)),
+               absl::StrFormat("bytes=%d seconds=%.2f", plan->weight_bytes + plan->ple_bytes,
+                               engine.load_s));
+  const double warm_up_s = MonotonicSeconds();
+  if (absl::Status s = WarmUp(engine); !s.ok()) return s;
+  metrics.SetStartupSeconds("warmup", MonotonicSeconds() - warm_up_s);
+
+  const scheduler::ModelLimits limits = LimitsOf(engine);
+  const scheduler::SchedulerConfig config = {
+      .max_slots = settings.max_slots,
+      .max_step_rows = settings.max_step_rows,
+      .max_queued_requests = settings.max_queued_requests,
+      .step_target_us = int64_t{settings.step_target_ms} * 1000};
+  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
+  scheduler::Scheduler scheduler(
+      config, limits,
+      [&](const engine::StepBatch& batch, engine::StepResult& result) {
+        return engine.runner->Run(batch, result);
+      },
+      scheduler::MonotonicNowUs,
+      [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); });
+  std::thread scheduler_thread([&] { scheduler.Run(); });
+
+  std::optional<Generator> generator;
+  generator.emplace(GeneratorConfig{.max_context = limits.max_context,
+                                    .default_max_tokens = settings.default_max_tokens},
+                    ModelText{.tokenizer = &*tokenizer,
+                              .vocab_size = limits.vocab_size,
+                              .invalid_prompt_ids = source->config.media_ids},
+                    scheduler);
+  const ServedModel served =
+      DescribeModel(settings, *source, engine, generator->max_prompt_tokens());
+  const EngineProbe probe = {.stats = [&] { return scheduler.stats(); },
+                             .now_us = [&] { return scheduler.now_us(); }};
+  metrics.SetModel(FactsOf(served, engine));
+  metrics.WatchEngine(probe);
+  health.WatchEngine(probe);
+  listeners->grpc->Serve(
+      served, {.generator = &*generator, .tokenizer = &*tokenizer, .scheduler = &scheduler});
+  health.SetPhase(Phase::kReady);
+  stopper.Arm([&] { listeners->grpc->HurryShutdown(); });
+  SayReady(console, *listeners, MonotonicSeconds() - begin_s);
+
+  WaitForSignal(console, scheduler, stopper);
+  console.Note("drain",
+               absl::StrFormat("finishing what runs, up to %d s; a second signal ends it",
+                               settings.drain_timeout_s),
+               absl::StrFormat("timeout_s=%d", settings.drain_timeout_s));
+  listeners->grpc->Shutdown(int64_t{settings.drain_timeout_s} * 1000);
+  stopper.Disarm();
+  generator.reset();
+  scheduler.Stop();
+  scheduler_thread.join();
+  metrics.WatchEngine({});
+  health.WatchEngine({});
+  int64_t requests = 0;
+  for (const int64_t count : scheduler.stats().requests_finished_total) requests += count;
+  console.Note("stopped", CountText(requests) + " requests were answered",
+               absl::StrFormat("requests=%d", requests));
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::server

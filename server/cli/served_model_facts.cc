@@ -1,0 +1,116 @@
+#include "server/cli/served_model_facts.h"
+
+#include <openssl/sha.h>
+
+#include <array>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
+
+namespace tandem::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<std::string> ReadText(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  if (!file || !(text << file.rdbuf())) return std::nullopt;
+  return text.str();
+}
+
+std::string Sha256(const std::optional<std::string>& text) {
+  if (!text.has_value()) return "";
+  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
+  SHA256(reinterpret_cast<const unsigned char*>(text->data()), text->size(), digest.data());
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+}
+
+// chat_template.jinja, or what tokenizer_config.json holds instead.
+std::optional<std::string> ChatTemplate(const fs::path& directory) {
+  if (std::optional<std::string> text = ReadText(directory / "chat_template.jinja")) return text;
+  const auto config = nlohmann::json::parse(
+      ReadText(directory / "tokenizer_config.json").value_or(""), nullptr, /*exceptions=*/false);
+  if (!config.is_object() || !config.contains("chat_template")) return std::nullopt;
+  const nlohmann::json& text = config["chat_template"];
+  return text.is_string() ? text.get<std::string>() : text.dump();
+}
+
+fs::path TokenizerPath(const ModelSource& source) {
+  return (source.dummy() ? FindDemoModel(ProgramPath()) : source.directory) / "tokenizer.json";
+}
+
+}  // namespace
+
+absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source) {
+  const fs::path path = TokenizerPath(source);
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(path.string());
+  if (tokenizer.ok() && tokenizer->vocab_size() > source.config.vocab) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s has %d tokens, but the model of config.json has a vocabulary of %d; they do not belong "
+        "together",
+        path.string(), tokenizer->vocab_size(), source.config.vocab));
+  }
+  return tokenizer;
+}
+
+engine::SamplingParams DefaultSampling(const Settings& settings,
+                                       const engine::ModelConfig& config) {
+  engine::SamplingParams sampling;
+  if (settings.sampling_defaults == "neutral") return sampling;
+  sampling.temperature = config.generation.temperature;
+  sampling.top_k = config.generation.top_k;
+  sampling.top_p = config.generation.top_p;
+  return sampling;
+}
+
+ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
+                          const LoadedEngine& engine, int max_prompt_tokens) {
+  const engine::ModelConfig& config = source.config;
+  ServedModel model;
+  model.name = source.name;
+  model.architecture = config.model_type;
+  model.variant = source.variant;
+  model.parameters = CountParameters(config);
+  model.weight_format = "bf16";
+  model.context_length = engine.memory.max_context;
+  model.max_prompt_tokens = max_prompt_tokens;
+  model.vocab_size = config.vocab;
+  model.sliding_window = config.sliding_window;
+  model.layers = config.num_layers();
+  for (const engine::LayerDesc& layer : config.layers) model.full_attention_layers += layer.full;
+  model.kv_format = KvFormatName(engine.kv_format);
+  model.kv_block_tokens = settings.block_tokens;
+  for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
+    model.kv_blocks_total += engine.memory.num_blocks[group];
+    model.kv_bytes_per_token +=
+        static_cast<double>(GroupKvCost(config, group, engine.kv_format).bytes_per_token);
+  }
+  model.default_sampling = DefaultSampling(settings, config);
+  model.eos_ids = config.generation.eos_ids;
+  model.bos_id = config.bos_id;
+  model.pad_id = config.pad_id;
+  model.tokenizer_sha256 = Sha256(ReadText(TokenizerPath(source)));
+  if (!source.dummy()) model.chat_template_sha256 = Sha256(ChatTemplate(source.directory));
+  model.capabilities = {"logprobs", "prompt_logprobs", "deterministic"};
+  model.backend = "cpu";
+  model.device_name = CpuModelName();
+  return model;
+}
+
+ModelFacts FactsOf(const ServedModel& model, const LoadedEngine& engine) {
+  return {.architecture = model.architecture,
+          .revision = model.revision,
+          .weight_format = model.weight_format,
+          .kv_format = model.kv_format,
+          .backend = model.backend,
+          .kv_block_tokens = model.kv_block_tokens,
+          .kv_blocks = engine.memory.num_blocks[engine::kFull]};
+}
+
+}  // namespace tandem::server

@@ -1,0 +1,27 @@
+// What clients and dashboards are told about the loaded model.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "engine/sampling.h"
+#include "server/cli/loaded_engine.h"
+#include "server/cli/model_source.h"
+#include "server/config/settings.h"
+#include "server/grpc/served_model.h"
+#include "server/metrics/metrics.h"
+#include "server/text/tokenizer.h"
+
+namespace tandem::server {
+
+// The checkpoint's tokenizer.json, which must name no id that the model does not have. Dummy
+// weights borrow the demo model's: ids beyond it have no text.
+absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source);
+
+// What a request that leaves sampling out gets: --sampling-defaults.
+engine::SamplingParams DefaultSampling(const Settings& settings, const engine::ModelConfig& config);
+
+ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
+                          const LoadedEngine& engine, int max_prompt_tokens);
+
+ModelFacts FactsOf(const ServedModel& model, const LoadedEngine& engine);
+
+}  // namespace tandem::server

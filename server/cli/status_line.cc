@@ -1,0 +1,33 @@
+#include "server/cli/status_line.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+
+namespace tandem::server {
+
+std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before,
+                                         const scheduler::SchedulerStats& now, double seconds) {
+  if (now.running == 0 && now.waiting == 0 && now.steps_total == before.steps_total) {
+    return std::nullopt;
+  }
+  const auto rate = [&](int64_t from, int64_t to) {
+    return seconds > 0 ? (to - from) / seconds : 0.0;
+  };
+  const double in = rate(before.prompt_tokens_total, now.prompt_tokens_total);
+  const double out = rate(before.generated_tokens_total, now.generated_tokens_total);
+  double kv_percent = 0.0;  // of the fuller group: the one that requests will wait for
+  for (int group = 0; group < engine::kNumKvGroups; ++group) {
+    if (now.blocks_total[group] == 0) continue;
+    kv_percent = std::max(kv_percent, 100.0 * now.blocks_used[group] / now.blocks_total[group]);
+  }
+  return StatusLine{
+      .text = absl::StrFormat("in %.1f tok/s  out %.1f tok/s  running %d  waiting %d  KV %.0f %%",
+                              in, out, now.running, now.waiting, kv_percent),
+      .event =
+          absl::StrFormat("prompt_tok_per_s=%.1f generation_tok_per_s=%.1f running=%d "
+                          "waiting=%d kv_percent=%.1f preemptions=%d",
+                          in, out, now.running, now.waiting, kv_percent, now.preemptions_total)};
+}
+
+}  // namespace tandem::server

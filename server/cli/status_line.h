@@ -1,0 +1,20 @@
+// What a busy server says about itself every ten seconds.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "scheduler/stats.h"
+
+namespace tandem::server {
+
+struct StatusLine {
+  std::string text;   // "in 512.0 tok/s  out 24.1 tok/s  running 4  waiting 2  KV 18 %"
+  std::string event;  // "prompt_tok_per_s=512.0 ..."
+};
+
+// Rates between two snapshots `seconds` apart; nullopt when nothing ran and nothing waits.
+std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before,
+                                         const scheduler::SchedulerStats& now, double seconds);
+
+}  // namespace tandem::server

@@ -1,0 +1,167 @@
+#include "server/cli/memory_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+#include "engine/weights.h"
+#include "scheduler/config.h"
+#include "server/cli/bench_measure.h"
+
+namespace tandem::server {
+namespace {
+
+using engine::kFull;
+using engine::kSliding;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+engine::ModelConfig Shape(const std::string& name) {
+  absl::StatusOr<engine::ModelConfig> config = engine::PublishedShape(name);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return *config;
+}
+
+FreeMemory Free(double gib) {
+  return {.bytes = static_cast<uint64_t>(gib * kGiB), .limit = "on this machine"};
+}
+
+TEST(ParametersTest, TheyEqualThePublishedCounts) {
+  // In billions, gemma4.md 1.1.
+  const std::map<std::string, double> published = {
+      {"e2b", 4.629}, {"e4b", 7.463}, {"12b", 11.907}, {"26b", 25.233}, {"31b", 30.697}};
+  for (const auto& [name, billions] : published) {
+    EXPECT_NEAR(CountParameters(Shape(name)) / 1e9, billions, 0.0006) << name;
+  }
+}
+
+TEST(KvCostTest, ItEqualsThePublishedBytesPerToken) {
+  // bf16, gemma4.md 1.1: what grows with the context, and what is capped at the window.
+  const engine::ModelConfig e4b = Shape("e4b");
+  EXPECT_EQ(GroupKvCost(e4b, kFull, kernels::KvFormat::kBf16).bytes_per_token, 16u * 1024);
+  EXPECT_EQ(GroupKvCost(e4b, kSliding, kernels::KvFormat::kBf16).max_bytes_per_sequence, 20u << 20);
+  EXPECT_EQ(GroupKvCost(e4b, kFull, kernels::KvFormat::kF32).bytes_per_token, 32u * 1024);
+}
+
+TEST(StepWeightBytesTest, ADenseModelReadsEveryWeightOncePerStep) {
+  // Given a model with a tied head and no per-layer embeddings.
+  const engine::ModelConfig config = Shape("31b");
+  engine::Weights weights;
+  std::vector<engine::WeightItem> items;
+  engine::LayOutWeights(config, nullptr, weights, items);
+  // Then a step reads all of them, norms aside, and a row of the embedding per row.
+  const double all = static_cast<double>(engine::WeightBytes(config));
+  EXPECT_NEAR(StepWeightBytes(config, weights, 1, 1) / all, 1.0, 1e-3);
+  EXPECT_NEAR(StepWeightBytes(config, weights, 16, 16) / all, 1.0, 1e-3);
+}
+
+TEST(StepWeightBytesTest, AStepThatAsksForNothingStopsAtTheFirstSharedLayer) {
+  const engine::ModelConfig config = Shape("e2b");
+  engine::Weights weights;
+  std::vector<engine::WeightItem> items;
+  engine::LayOutWeights(config, nullptr, weights, items);
+  EXPECT_LT(StepWeightBytes(config, weights, 512, 0),
+            0.5 * StepWeightBytes(config, weights, 512, 1));
+}
+
+TEST(StepWeightBytesTest, OneRowReadsItsExpertsAndManyRowsNearlyAll) {
+  const engine::ModelConfig config = Shape("26b");
+  engine::Weights weights;
+  std::vector<engine::WeightItem> items;
+  engine::LayOutWeights(config, nullptr, weights, items);
+  const double all = static_cast<double>(engine::WeightBytes(config));
+  // 3.82 of 25.23 billion parameters are active per token.
+  EXPECT_NEAR(StepWeightBytes(config, weights, 1, 1) / all, 3.82 / 25.23, 0.01);
+  EXPECT_NEAR(StepWeightBytes(config, weights, 512, 512) / all, 1.0, 0.01);
+}
+
+TEST(MemoryPlanTest, AutomaticKvHoldsAllSlotsWhenThereIsRoom) {
+  const auto plan = PlanMemory(Shape("e2b"), {.max_slots = 4}, Free(64));
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->sequences, 4);
+  EXPECT_EQ(plan->typical_tokens, 8192);
+  EXPECT_GE(plan->num_blocks[kFull], 4 * 8192 / 32);
+  const scheduler::ModelLimits limits = {.window = 512, .block_tokens = 32};
+  EXPECT_GE(plan->num_blocks[kSliding], 4 * scheduler::SlidingBlocksHeld(limits));
+  EXPECT_EQ(plan->max_context, 4 * 8192);  // a single sequence may take it all
+  EXPECT_EQ(plan->kv_bytes, plan->num_blocks[kFull] * plan->block_bytes[kFull] +
+                                plan->num_blocks[kSliding] * plan->block_bytes[kSliding]);
+}
+
+TEST(MemoryPlanTest, AutomaticKvLeavesRoomWhenMemoryIsShort) {
+  // Given 16 slots of 32 Ki tokens (10 GiB of KV), and 2 GiB besides the weights.
+  const engine::ModelConfig config = Shape("e4b");
+  const double weights = static_cast<double>(engine::WeightBytes(config)) / kGiB;
+  const auto plan = PlanMemory(config, {.max_slots = 16, .max_context = 32768}, Free(weights + 2));
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_LE(plan->kv_bytes, static_cast<uint64_t>(0.7 * 2 * kGiB));
+  EXPECT_EQ(plan->max_context, 32768);
+  EXPECT_GE(plan->sequences, 1);
+  EXPECT_LT(plan->sequences, 16);
+}
+
+TEST(MemoryPlanTest, KvMemoryIsTakenAsGivenInBytesOrAsAShare) {
+  const engine::ModelConfig config = Shape("e2b");
+  const auto bytes = PlanMemory(config, {.kv_memory = {.bytes = kGiB / 2}}, Free(16));
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  EXPECT_LE(bytes->kv_bytes, kGiB / 2);
+  EXPECT_GT(bytes->kv_bytes, kGiB / 2 - bytes->block_bytes[kFull]);
+  const auto small = PlanMemory(config, {.kv_memory = {.share = 0.01}}, Free(16));
+  const auto large = PlanMemory(config, {.kv_memory = {.share = 0.05}}, Free(16));
+  ASSERT_TRUE(small.ok()) << small.status();
+  ASSERT_TRUE(large.ok()) << large.status();
+  EXPECT_NEAR(static_cast<double>(large->kv_bytes) / small->kv_bytes, 5.0, 0.1);
+}
+
+TEST(MemoryPlanTest, ATableInAFileNeedsNoMemory) {
+  const engine::ModelConfig config = Shape("e2b");
+  const auto in_file = PlanMemory(config, {.ple_in_file = true}, Free(64));
+  const auto in_memory = PlanMemory(config, {.ple_in_file = false}, Free(64));
+  ASSERT_TRUE(in_file.ok() && in_memory.ok());
+  EXPECT_EQ(in_file->ple_bytes, 0u);
+  EXPECT_EQ(in_memory->ple_bytes, engine::PleTableBytes(config));
+}
+
+TEST(NotEnoughMemoryTest, WeightsThatDoNotFitAreReportedWithWhatIsFree) {
+  const auto plan = PlanMemory(Shape("12b"), {}, Free(8));
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(plan.status().message(),
+              AllOf(HasSubstr("weights 22.2 GiB"), HasSubstr("8.0 GiB are free on this machine"),
+                    HasSubstr("smaller model")));
+}
+
+TEST(NotEnoughMemoryTest, AContextThatDoesNotFitNamesItsOption) {
+  const engine::ModelConfig config = Shape("e4b");
+  const double weights = static_cast<double>(engine::WeightBytes(config)) / kGiB;
+  const auto automatic = PlanMemory(config, {.max_context = 131072}, Free(weights + 1));
+  EXPECT_THAT(automatic.status().message(),
+              AllOf(HasSubstr("131072 tokens"), HasSubstr("lower --max-context")));
+  const auto given =
+      PlanMemory(config, {.max_context = 131072, .kv_memory = {.bytes = kGiB}}, Free(64));
+  EXPECT_THAT(given.status().message(),
+              AllOf(HasSubstr("lower --max-context"), HasSubstr("raise --kv-memory")));
+}
+
+TEST(NotEnoughMemoryTest, KvMemoryThatDoesNotFitNamesItsOption) {
+  const auto plan = PlanMemory(Shape("e2b"), {.kv_memory = {.bytes = 60 * kGiB}}, Free(16));
+  EXPECT_THAT(plan.status().message(), HasSubstr("lower --kv-memory"));
+}
+
+TEST(NotEnoughMemoryTest, StepsThatDoNotFitNameTheirOption) {
+  const auto plan = PlanMemory(Shape("e2b"), {.max_step_rows = 65536}, Free(10));
+  EXPECT_THAT(plan.status().message(), HasSubstr("lower --max-step-rows"));
+}
+
+TEST(NotEnoughMemoryTest, AContextBeyondTheModelsIsRefused) {
+  const auto plan = PlanMemory(Shape("e2b"), {.max_context = 131073}, Free(64));
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(plan.status().message(),
+              AllOf(HasSubstr("--max-context is 131073"), HasSubstr("131072")));
+}
+
+}  // namespace
+}  // namespace tandem::server

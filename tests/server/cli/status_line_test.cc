@@ -1,0 +1,43 @@
+#include "server/cli/status_line.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace tandem::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(StatusLineTest, AnIdleServerIsSilent) {
+  scheduler::SchedulerStats stats;
+  stats.steps_total = 7;
+  stats.generated_tokens_total = 100;
+  EXPECT_EQ(MakeStatusLine(stats, stats, 10.0), std::nullopt);
+}
+
+TEST(StatusLineTest, RatesAreOfTheTimeBetweenTheSnapshots) {
+  scheduler::SchedulerStats before;
+  before.prompt_tokens_total = 1000;
+  before.generated_tokens_total = 50;
+  scheduler::SchedulerStats now = before;
+  now.prompt_tokens_total += 5120;
+  now.generated_tokens_total += 241;
+  now.running = 4;
+  now.waiting = 2;
+  now.blocks_total = {100, 200};
+  now.blocks_used = {18, 20};
+  const auto line = MakeStatusLine(before, now, 10.0);
+  ASSERT_TRUE(line.has_value());
+  EXPECT_EQ(line->text, "in 512.0 tok/s  out 24.1 tok/s  running 4  waiting 2  KV 18 %");
+  EXPECT_THAT(line->event, HasSubstr("prompt_tok_per_s=512.0 generation_tok_per_s=24.1"));
+}
+
+TEST(StatusLineTest, WorkThatBeganAndEndedInBetweenIsReported) {
+  scheduler::SchedulerStats before;
+  scheduler::SchedulerStats now;
+  now.steps_total = 3;
+  EXPECT_TRUE(MakeStatusLine(before, now, 10.0).has_value());
+}
+
+}  // namespace
+}  // namespace tandem::server
