@@ -46,7 +46,6 @@ absl::Status CheckConfig(const GrpcConfig& config) {
   good.Update(positive("keepalive_time_ms", config.keepalive_time_ms));
   good.Update(positive("keepalive_timeout_ms", config.keepalive_timeout_ms));
   good.Update(positive("max_n", config.max_n));
-  good.Update(positive("max_prompt_logprob_tokens", config.max_prompt_logprob_tokens));
   if (config.listen.empty()) {
     good.Update(absl::InvalidArgumentError("listen is empty; give at least one host:port"));
   }
