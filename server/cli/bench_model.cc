@@ -1,7 +1,5 @@
 // `tandem bench model`: the yardsticks of the machine, then the model's speed against them.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -44,8 +42,9 @@ MemoryRequest BenchMemory(const Settings& settings, const ModelSource& source,
 
 }  // namespace
 
-absl::Status BenchModel(const Settings& settings, const std::string& command_line) {
-  const Console console(LookAtTerminal(STDERR_FILENO));
+absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
+                        const std::string& command_line) {
+  const Console console(terminal);
   const std::vector<BenchTest> tests = PlanTests(settings.bench);
   for (const BenchTest& test : tests) {
     if (test.streams > settings.max_step_rows) {

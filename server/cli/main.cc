@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_replace.h"
 #include "server/cli/log_setup.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
@@ -55,13 +56,14 @@ std::string CommandText(const std::vector<std::string>& words) {
   std::string text = "tandem";
   for (const std::string& word : words) {
     const bool plain = !word.empty() && word.find_first_of(" \t\n'\"\\$*?;&|<>()`#") == word.npos;
-    text += plain ? " " + word : " '" + word + "'";
+    text += plain ? " " + word : " '" + absl::StrReplaceAll(word, {{"'", "'\\''"}}) + "'";
   }
   return text;
 }
 
 int Main(const std::vector<std::string>& words) {
-  const absl::StatusOr<Invocation> invocation = Resolve(words, ReadEnvironment(), ReadTextFile);
+  const Environment environment = ReadEnvironment();
+  const absl::StatusOr<Invocation> invocation = Resolve(words, environment, ReadTextFile);
   if (!invocation.ok()) {
     const bool has_verb = !words.empty() && words[0].substr(0, 1) != "-";
     PrintError(std::string(invocation.status().message()),
@@ -83,17 +85,17 @@ int Main(const std::vector<std::string>& words) {
   }
   const Settings& settings = invocation->settings;
   const bool serves = invocation->verb == Verb::kServe;
-  const Terminal terminal = LookAtTerminal(STDERR_FILENO);
+  const Terminal terminal = LookAtTerminal(STDERR_FILENO, environment);
   SetUpLogging(serves ? settings.log_format : "text", serves ? settings.log_level : "info",
                terminal);
   for (const std::string& warning : invocation->warnings) spdlog::warn("{}", warning);
   absl::Status status;
   switch (*invocation->verb) {
     case Verb::kServe:
-      status = Serve(settings);
+      status = Serve(settings, terminal);
       break;
     case Verb::kRun: {
-      const absl::StatusOr<int> exit_status = RunOnce(settings);
+      const absl::StatusOr<int> exit_status = RunOnce(settings, terminal);
       if (exit_status.ok()) return *exit_status;
       status = exit_status.status();
       break;
@@ -102,7 +104,7 @@ int Main(const std::vector<std::string>& words) {
       status = Inspect(settings);
       break;
     case Verb::kBenchModel:
-      status = BenchModel(settings, CommandText(words));
+      status = BenchModel(settings, terminal, CommandText(words));
       break;
     case Verb::kConfig:
       Print(settings.docs ? OptionsPage() : SettingsToml(*invocation));

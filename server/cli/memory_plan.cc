@@ -25,8 +25,8 @@ constexpr uint64_t kReserve = 256u << 20;  // for code, buffers of connections, 
 
 std::string PartsText(const MemoryPlan& plan) {
   std::string text = "weights " + BytesText(plan.weight_bytes);
-  if (plan.ple_bytes > 0) text += " + per-layer table " + BytesText(plan.ple_bytes);
-  text += " + activations " + BytesText(plan.activation_bytes);
+  if (plan.ple_bytes > 0) text += " + PLE table " + BytesText(plan.ple_bytes);
+  text += " + scratch " + BytesText(plan.activation_bytes);
   if (plan.kv_bytes > 0) text += " + KV " + BytesText(plan.kv_bytes);
   return text;
 }

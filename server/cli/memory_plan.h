@@ -62,7 +62,7 @@ uint64_t CountParameters(const engine::ModelConfig& config);
 absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
                                       const MemoryRequest& request, const FreeMemory& free);
 
-// "weights 4.5 GiB + activations 0.2 GiB + KV 0.9 GiB = 5.6 GiB of 22.1 GiB free"
+// "weights 4.5 GiB + scratch 0.2 GiB + KV 0.9 GiB = 5.6 GiB of 22.1 GiB free"
 std::string MemoryText(const MemoryPlan& plan);
 
 }  // namespace tandem::server

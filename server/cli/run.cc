@@ -192,7 +192,7 @@ void SayRates(const Console& console, const scheduler::RequestStats& stats) {
 
 }  // namespace
 
-absl::StatusOr<int> RunOnce(const Settings& settings) {
+absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal) {
   BlockStopSignals();
   Interruption interruption;
   const SignalWatcher watcher([&](int) { interruption.OnSignal(); });
@@ -204,11 +204,11 @@ absl::StatusOr<int> RunOnce(const Settings& settings) {
   absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
   if (!backend.ok()) return backend.status();
   absl::StatusOr<MemoryPlan> plan = PlanMemory(
-      source->config, MemoryRequestOf(settings, *source, /*max_slots=*/1), LookAtMemory());
+      source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
   if (!plan.ok()) return plan.status();
   absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
   if (!tokenizer.ok()) return tokenizer.status();
-  const Console console(LookAtTerminal(STDERR_FILENO), /*quiet=*/true);
+  const Console console(terminal, /*quiet=*/true);
   absl::StatusOr<std::unique_ptr<LoadedEngine>> loaded =
       LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
   if (!loaded.ok()) return loaded.status();

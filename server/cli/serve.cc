@@ -217,13 +217,13 @@ void WaitForSignal(const Console& console, const scheduler::Scheduler& scheduler
 
 }  // namespace
 
-absl::Status Serve(const Settings& settings) {
+absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   const double begin_s = MonotonicSeconds();
   BlockStopSignals();
   signal(SIGPIPE, SIG_IGN);
   Stopper stopper;
   const SignalWatcher watcher([&](int) { stopper.OnSignal(); });
-  const Console console(LookAtTerminal(STDERR_FILENO));
+  const Console console(terminal);
 
   absl::StatusOr<ModelSource> source = FindModel(settings);
   if (!source.ok()) return source.status();

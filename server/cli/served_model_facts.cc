@@ -48,6 +48,11 @@ fs::path TokenizerPath(const ModelSource& source) {
 }  // namespace
 
 absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source) {
+  if (source.dummy() && FindDemoModel(ProgramPath()).empty()) {
+    return absl::NotFoundError(
+        "dummy weights borrow the demo model's tokenizer, but models/demo is not beside this "
+        "program; `tandem bench model` needs none");
+  }
   const fs::path path = TokenizerPath(source);
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(path.string());
   if (tokenizer.ok() && tokenizer->vocab_size() > source.config.vocab) {

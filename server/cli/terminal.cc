@@ -3,33 +3,31 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <string_view>
+#include <string>
 
 namespace tandem::server {
 namespace {
 
-std::string_view Variable(const char* name) {
-  const char* const value = std::getenv(name);
-  return value == nullptr ? std::string_view() : std::string_view(value);
+std::string Variable(const Environment& environment, const std::string& name) {
+  const auto found = environment.find(name);
+  return found == environment.end() ? std::string() : found->second;
 }
 
-bool IsUtf8Locale() {
+bool IsUtf8Locale(const Environment& environment) {
   for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {  // the first that is set decides
-    const std::string_view locale = Variable(name);
+    const std::string locale = Variable(environment, name);
     if (locale.empty()) continue;
-    return locale.find("UTF-8") != std::string_view::npos ||
-           locale.find("utf8") != std::string_view::npos;
+    return locale.find("UTF-8") != locale.npos || locale.find("utf8") != locale.npos;
   }
   return false;
 }
 
 }  // namespace
 
-Terminal LookAtTerminal(int descriptor) {
+Terminal LookAtTerminal(int descriptor, const Environment& environment) {
   Terminal terminal;
-  terminal.interactive = isatty(descriptor) == 1 && Variable("TERM") != "dumb";
-  terminal.utf8 = IsUtf8Locale();
+  terminal.interactive = isatty(descriptor) == 1 && Variable(environment, "TERM") != "dumb";
+  terminal.utf8 = IsUtf8Locale(environment);
   winsize size = {};
   if (ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) terminal.columns = size.ws_col;
   return terminal;

@@ -1,6 +1,8 @@
 // What stands at the other end of standard error: a person's terminal, or a file or pipe.
 #pragma once
 
+#include "server/config/resolve.h"
+
 namespace tandem::server {
 
 struct Terminal {
@@ -9,7 +11,7 @@ struct Terminal {
   int columns = 80;
 };
 
-// A terminal that calls itself "dumb" counts as a file.
-Terminal LookAtTerminal(int descriptor);
+// A terminal that calls itself "dumb" counts as a file. LC_ALL, LC_CTYPE or LANG tell its encoding.
+Terminal LookAtTerminal(int descriptor, const Environment& environment);
 
 }  // namespace tandem::server

@@ -1,24 +1,27 @@
-// The commands. Each runs to its end; an error is printed by main and ends the program with 1.
+// The commands. What they say about their progress goes to `terminal`, standard error. Each runs to
+// its end; an error is printed by main and ends the program with 1.
 #pragma once
 
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/cli/terminal.h"
 #include "server/config/settings.h"
 
 namespace tandem::server {
 
 // Serves until SIGTERM or SIGINT, then drains. A second signal ends what still runs.
-absl::Status Serve(const Settings& settings);
+absl::Status Serve(const Settings& settings, const Terminal& terminal);
 
 // Answers one prompt on standard output. A signal ends the answer.
 //   returns  the exit status: 0, or 130 when a signal ended it
-absl::StatusOr<int> RunOnce(const Settings& settings);
+absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal);
 
 absl::Status Inspect(const Settings& settings);
 
 // `command_line` is what was typed, for the report.
-absl::Status BenchModel(const Settings& settings, const std::string& command_line);
+absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
+                        const std::string& command_line);
 
 }  // namespace tandem::server

@@ -177,7 +177,8 @@ std::vector<OptionSpec> MakeOptions() {
        .help = "such as 4GiB, or 60% of what is free",
        .detail =
            "auto is room for --max-slots sequences of --max-context tokens (of 8192 where that "
-           "is automatic), but at most 70% of what the weights leave free."},
+           "is automatic), but at most 70% of what the weights leave free. What all slots "
+           "together can not use is not taken."},
       {.name = "block-tokens",
        .group = Group::kKvCache,
        .verbs = kLoads | kInspect,

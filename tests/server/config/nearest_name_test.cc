@@ -16,6 +16,7 @@ TEST(NearestNameTest, AMistypedNameFindsTheOneAtTheSmallestDistance) {
   EXPECT_EQ(NearestName("srve", kNames), "serve");
   EXPECT_EQ(NearestName("max-slot", kNames), "max-slots");
   EXPECT_EQ(NearestName("maxcontxt", kNames), "max-context");
+  EXPECT_EQ(NearestName("rum", kNames), "run");
 }
 
 TEST(NearestNameTest, APartOfANameFindsTheShortestNameThatHasIt) {
@@ -26,7 +27,7 @@ TEST(NearestNameTest, APartOfANameFindsTheShortestNameThatHasIt) {
 TEST(NearestNameTest, NothingIsSuggestedForANameThatIsFarFromAll) {
   EXPECT_EQ(NearestName("temperature", kNames), "");
   EXPECT_EQ(NearestName("", kNames), "");
-  EXPECT_EQ(NearestName("ab", kNames), "");  // two edits would turn it into "run"
+  EXPECT_EQ(NearestName("cut", kNames), "");  // only one of its letters is one of "run"
   EXPECT_EQ(NearestName(std::string(1000, 'x'), kNames), "");
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 
 namespace tandem::server {
@@ -58,6 +59,23 @@ TEST(OptionTableTest, EveryDefaultIsAValueThatTheOptionAccepts) {
     const std::vector<std::string> values =
         IsList(option) ? absl::StrSplit(text, ',') : std::vector<std::string>{text};
     EXPECT_TRUE(StoreValue(option, values, option.name, settings).ok()) << option.name;
+  }
+}
+
+TEST(OptionTableTest, BothEndsOfARangeAreInsideAndWhatLiesBeyondIsNot) {
+  for (const OptionSpec& option : Options()) {
+    if (!IsNumber(option) || !option.choices.empty() || (option.min == 0 && option.max == 0)) {
+      continue;
+    }
+    const auto accepts = [&](double value) {
+      Settings settings;
+      std::vector<std::string> values = {absl::StrFormat("%.15g", value)};
+      return StoreValue(option, values, option.name, settings).ok();
+    };
+    EXPECT_TRUE(accepts(option.min)) << option.name;
+    EXPECT_TRUE(accepts(option.max)) << option.name;
+    EXPECT_FALSE(accepts(option.min - 1)) << option.name;
+    EXPECT_FALSE(accepts(option.max + 1)) << option.name;
   }
 }
 
