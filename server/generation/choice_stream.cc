@@ -22,7 +22,7 @@ void ChoiceStream::Push(engine::SampledToken token, Time now) {
 
   const std::vector<int32_t>& stop_ids = rules_->stop_ids;
   if (std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end()) {
-    // The answer's text ends before this token; no stop string is looked for in it.
+    // The answer's text ends before this token, and no stop string can end it any more.
     pending_.text += Flush(/*may_stop=*/false);
     if (rules_->include_stop) {
       pending_.text += detokenizer_.Push(id);
@@ -38,8 +38,7 @@ void ChoiceStream::Finish(FinishReason reason) {
   if (ended_.has_value()) return;
   ended_ = reason;
   if (!rules_->text) return;
-  const bool by_id = reason == FinishReason::kStopToken || reason == FinishReason::kStopEos;
-  pending_.text += Flush(!by_id && num_tokens_ >= rules_->min_tokens);
+  pending_.text += Flush(num_tokens_ >= rules_->min_tokens);
   if (stops_.matched().has_value()) ended_ = FinishReason::kStopString;
 }
 

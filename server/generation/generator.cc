@@ -249,7 +249,7 @@ void Generator::Impl::SendDueDeltas(const SessionPtr& session) {
   pool.RunAt(*next, [this, session] {
     session->strand.Post([this, session] {
       session->timer.reset();
-      if (session->sink != nullptr) SendDueDeltas(session);
+      SendDueDeltas(session);  // nothing is due any more when the request has ended
     });
   });
 }
@@ -277,9 +277,8 @@ void Generator::Impl::Finish(Session& session, absl::Status status,
   event.kind = OutputEvent::Kind::kFinished;
   event.status = std::move(status);
   event.stats = stats;
-  OutputSink sink = std::exchange(session.sink, nullptr);
+  const OutputSink sink = std::exchange(session.sink, nullptr);  // others may hold the session
   sink(std::move(event));
-  sink = nullptr;  // what it holds goes before the generator may
 
   std::lock_guard lock(mutex);
   sessions.erase(session.handle);

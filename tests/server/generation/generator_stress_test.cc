@@ -1,5 +1,6 @@
 // Many requests at once, cancelled at random moments; meant for the sanitizers.
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <random>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "server/generation/generator.h"
+#include "server/generation/text_pool.h"
 #include "server/text/detokenizer.h"
 #include "tests/server/generation/generation_rig.h"
 #include "tests/server/text/test_tokenizers.h"
@@ -138,6 +140,27 @@ TEST(GeneratorStressTest, ManyRequestsCancelledAtRandomKeepTheirPromises) {
   rig.DropGenerator();
   while (rig.scheduler().stats().running != 0) std::this_thread::yield();
   EXPECT_EQ(rig.scheduler().stats().queued_requests, 0);
+}
+
+TEST(GeneratorStressTest, ACancelIsNeverLost) {
+  // Given requests with prompts so long that handing them over takes a while, each cancelled at
+  // another moment after its start.
+  const Tokenizer tokenizer = SyntheticTokenizer();
+  GenerationRig rig(tokenizer, {.max_slots = 2, .max_context = 1 << 17});
+  std::mt19937 rng(5);
+  for (int i = 0; i < 200; ++i) {
+    Collector collector;
+    GenerationSpec spec = rig.Spec({6});
+    spec.prompt = std::vector<int32_t>(100'000, 6);
+    spec.request.stop.max_tokens = -1;
+    const Generator::Handle handle = rig.generator().Start(std::move(spec), collector.Sink());
+    const auto moment = TextPool::Clock::now() + std::chrono::microseconds(rng() % 800);
+    while (TextPool::Clock::now() < moment) continue;
+    // When cancelled, then it ends by that, not by its context.
+    rig.generator().Cancel(handle, CancelCause::kClientGone);
+    collector.WaitFinished();
+    ASSERT_TRUE(absl::IsCancelled(collector.finish.status)) << collector.finish.status;
+  }
 }
 
 TEST(GeneratorStressTest, GeneratorsComeAndGoWithRequestsInEveryState) {

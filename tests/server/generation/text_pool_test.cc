@@ -58,15 +58,18 @@ TEST(TextPoolTest, JobsAddedByTheLastJobsStillRun) {
 
 TEST(TextPoolTest, LongJobsLeaveAThreadForShortOnes) {
   // Given two threads and two long jobs that wait for a short one.
-  Signal short_ran;
+  Signal first_runs, short_ran;
   std::atomic<int> long_ran = 0;
   TextPool pool(2);
   for (int i = 0; i < 2; ++i) {
     pool.RunLong([&] {
+      first_runs.Set();
       short_ran.Wait();
       ++long_ran;
     });
   }
+  first_runs.Wait();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // time to do it wrong
   // When the short one is added last, then it runs, and the long ones after it.
   pool.Run([&] { short_ran.Set(); });
   short_ran.Wait();
@@ -145,6 +148,7 @@ TEST(StrandTest, JobsOfAStrandRunOneAtATimeInOrder) {
             strands[i].Post([&log, number = log.posted++] {
               if (++log.running != 1) log.overlapped = true;
               log.ran.push_back(number);
+              if (number % 8 == 0) std::this_thread::yield();
               --log.running;
             });
           }
