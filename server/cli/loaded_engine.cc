@@ -123,10 +123,11 @@ void DescribeStart(const Console& console, const Settings& settings, const Model
   const std::string format(KvFormatName(KvFormatOf(settings)));
   console.Note(
       "kv",
-      absl::StrFormat("%s + %s blocks of %d tokens, %s: one sequence of %s tokens, or %d of %s",
-                      CountText(plan.num_blocks[kSliding]), CountText(plan.num_blocks[kFull]),
-                      settings.block_tokens, format, CountText(plan.max_context), plan.sequences,
-                      CountText(plan.typical_tokens)),
+      absl::StrFormat(
+          "%s sliding + %s full blocks of %d tokens, %s: one sequence of %s, or %d of %s",
+          CountText(plan.num_blocks[kSliding]), CountText(plan.num_blocks[kFull]),
+          settings.block_tokens, format, CountText(plan.max_context), plan.sequences,
+          CountText(plan.typical_tokens)),
       absl::StrFormat("format=%s block_tokens=%d sliding_blocks=%d full_blocks=%d max_context=%d",
                       format, settings.block_tokens, plan.num_blocks[kSliding],
                       plan.num_blocks[kFull], plan.max_context));

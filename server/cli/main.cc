@@ -46,9 +46,8 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
 
 void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
-void PrintError(const std::string& message, const std::string& hint = "") {
-  std::fprintf(stderr, "tandem: %s\n", message.c_str());
-  if (!hint.empty()) std::fprintf(stderr, "%s\n", hint.c_str());
+void PrintError(const absl::Status& status) {
+  std::fprintf(stderr, "tandem: %s\n", std::string(status.message()).c_str());
 }
 
 // As typed, quoted where a shell needs it.
@@ -65,9 +64,7 @@ int Main(const std::vector<std::string>& words) {
   const Environment environment = ReadEnvironment();
   const absl::StatusOr<Invocation> invocation = Resolve(words, environment, ReadTextFile);
   if (!invocation.ok()) {
-    const bool has_verb = !words.empty() && words[0].substr(0, 1) != "-";
-    PrintError(std::string(invocation.status().message()),
-               has_verb ? "" : "tandem --help shows the commands");
+    PrintError(invocation.status());
     return kUsage;
   }
   switch (invocation->action) {
@@ -115,7 +112,7 @@ int Main(const std::vector<std::string>& words) {
     spdlog::error("{}",
                   std::string(status.message()));  // whoever collects the log wants it as well
   } else {
-    PrintError(std::string(status.message()));
+    PrintError(status);
   }
   return kFailed;
 }

@@ -65,6 +65,10 @@ absl::Status UnknownFlag(const VerbSpec& verb, std::string_view word) {
   const std::string_view name = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));
   std::string message =
       absl::StrFormat("%s is not an option of `%s`", std::string(flag), Words(verb));
+  if (FindOption(verb.verb, name) != nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s stands behind --, where no options are read", std::string(flag)));
+  }
   for (const VerbSpec& other : Verbs()) {
     if (other.verb == Verb::kConfig || FindOption(other.verb, name) == nullptr) continue;
     return absl::InvalidArgumentError(
@@ -166,7 +170,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::span<const std::string> words)
     }
     absl::StatusOr<std::vector<Assignment>> flags = TakeFlags(verb, parser);
     if (!flags.ok()) return flags.status();
-    const std::vector<std::string> rest = parser.app->remaining();
+    // What stands behind "--" is kept by the program, the rest by the verb.
+    const std::vector<std::string> rest = program.remaining(/*recurse=*/true);
     for (const std::string& word : rest) {
       if (word.size() > 1 && word[0] == '-') return UnknownFlag(verb, word);
     }

@@ -309,7 +309,8 @@ absl::StatusOr<MemoryAmount> ParseMemoryAmount(std::string_view text) {
     if (unit != known.name) continue;
     const double bytes = number * known.bytes;
     if (bytes < kKiB * kKiB || bytes > 1e15) {
-      return absl::InvalidArgumentError("the range is 1MiB to 900TiB");
+      return absl::InvalidArgumentError(
+          "the range is 1MiB to 900TiB; a number without a unit is bytes");
     }
     return MemoryAmount{.bytes = static_cast<uint64_t>(bytes)};
   }

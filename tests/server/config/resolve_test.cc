@@ -167,6 +167,9 @@ TEST(BadCommandLineTest, AFlagGivenTwiceAndAStrayWordAreRefused) {
   EXPECT_THAT(Error({"serve", "--threads", "1", "--threads", "2"}),
               AllOf(HasSubstr("--threads is given 2 times"), HasSubstr("'1', '2'")));
   EXPECT_THAT(Error({"serve", "some/dir"}), HasSubstr("does not take the argument 'some/dir'"));
+  EXPECT_THAT(Error({"serve", "--", "word"}), HasSubstr("does not take the argument"));
+  EXPECT_THAT(Error({"serve", "--", "--threads", "2"}), HasSubstr("--threads stands behind --"));
+  EXPECT_THAT(Error({"bench", "model", "word"}), HasSubstr("does not take the argument 'word'"));
   EXPECT_THAT(Error({"run", "serve"}), HasSubstr("does not take the argument 'serve'"));
 }
 
