@@ -26,7 +26,8 @@ constexpr size_t kMaxRank = 8;
 
 // Bytes of one element, 0 for a dtype that is not known.
 size_t ElementBytes(std::string_view dtype) {
-  if (dtype == "BOOL" || dtype == "U8" || dtype == "I8" || dtype == "F8_E4M3" || dtype == "F8_E5M2") {
+  if (dtype == "BOOL" || dtype == "U8" || dtype == "I8" || dtype == "F8_E4M3" ||
+      dtype == "F8_E5M2") {
     return 1;
   }
   if (dtype == "BF16" || dtype == "F16" || dtype == "I16" || dtype == "U16") return 2;
@@ -80,14 +81,16 @@ absl::Status ReadEntry(const MappedFile& file, const std::string& name, const Js
   const uint64_t end = end_json.get<uint64_t>();
   const uint64_t available = file.size() - data_begin;
   if (begin > end || end > available) {
-    return Damaged(file, name,
-                   absl::StrFormat("lies at bytes %d..%d of the data, which has %d; the file is cut "
-                                   "off or damaged",
-                                   begin, end, available));
+    return Damaged(
+        file, name,
+        absl::StrFormat("lies at bytes %d..%d of the data, which has %d; the file is cut "
+                        "off or damaged",
+                        begin, end, available));
   }
   if (end - begin != bytes) {
-    return Damaged(file, name, absl::StrFormat("has %d bytes, but its shape and dtype need %d",
-                                               end - begin, bytes));
+    return Damaged(
+        file, name,
+        absl::StrFormat("has %d bytes, but its shape and dtype need %d", end - begin, bytes));
   }
   tensor.data = file.data() + data_begin + begin;
   tensor.bytes = bytes;
@@ -116,9 +119,9 @@ absl::Status OpenShards(const std::string& directory, const std::string& index_p
   std::set<std::string> shards;
   for (const auto& [name, shard] : index["weight_map"].items()) {
     if (!shard.is_string() || shard.get<std::string>().find('/') != std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: weight_map[\"%s\"] is not a file name in this directory", index_path,
-          name.substr(0, 200)));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: weight_map[\"%s\"] is not a file name in this directory", index_path,
+                          name.substr(0, 200)));
     }
     shards.insert(shard.get<std::string>());
   }
@@ -180,10 +183,11 @@ absl::Status ReadSafetensors(const MappedFile& file,
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, file.data(), 8);
   if (header_bytes > kMaxHeaderBytes || header_bytes > file.size() - 8) {
-    return Damaged(file, "",
-                   absl::StrFormat("the header claims %d bytes, but the file has %d in all; it is cut "
-                                   "off or not a safetensors file",
-                                   header_bytes, file.size()));
+    return Damaged(
+        file, "",
+        absl::StrFormat("the header claims %d bytes, but the file has %d in all; it is cut "
+                        "off or not a safetensors file",
+                        header_bytes, file.size()));
   }
   const char* text = reinterpret_cast<const char*>(file.data()) + 8;
   const Json header = Json::parse(text, text + header_bytes, nullptr, /*allow_exceptions=*/false);

@@ -2,8 +2,9 @@
 //
 // In        model.safetensors, or shards with model.safetensors.index.json.
 // Promise   Open has checked every header against its file: ranges inside the file, sizes that fit
-//           shape and dtype, no overlap, no name twice, every indexed tensor in its shard. A damaged
-//           file gives InvalidArgument with file and tensor; nothing is read out of bounds later.
+//           shape and dtype, no overlap, no name twice, every indexed tensor in its shard. A
+//           damaged file gives InvalidArgument with file and tensor; nothing is read out of bounds
+//           later.
 // Not here  which tensors a model needs, and where they go (load_model.h).
 #pragma once
 

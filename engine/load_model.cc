@@ -88,7 +88,8 @@ absl::Status FillItem(const WeightItem& item, const TensorSource& source,
         Bf16* expert = reinterpret_cast<Bf16*>(item.target + e * item.expert_bytes);
         const std::byte* data = source.rows(item.name, e * rows, rows, cols, 0);
         if (item.kind == WeightItem::Kind::kExpertDown) {
-          kernels::PackRows(backend, data, static_cast<int>(rows), static_cast<int>(cols), 0, expert);
+          kernels::PackRows(backend, data, static_cast<int>(rows), static_cast<int>(cols), 0,
+                            expert);
         } else {
           kernels::PackGateUp(backend, data, data + rows / 2 * cols * sizeof(Bf16),
                               static_cast<int>(rows / 2), static_cast<int>(cols), expert);
@@ -101,16 +102,20 @@ absl::Status FillItem(const WeightItem& item, const TensorSource& source,
   return absl::OkStatus();
 }
 
+size_t CheckpointBytes(const std::vector<WeightItem>& items) {
+  size_t bytes = 0;
+  for (const WeightItem& item : items) bytes += ItemBytes(item);
+  return bytes;
+}
+
+// Checks every item, then fills all; `filled` of `total` bytes is what progress is told.
 absl::Status FillWeights(const std::vector<WeightItem>& items, const TensorSource& source,
-                         kernels::CpuBackend& backend, const LoadProgress& progress,
-                         size_t extra_bytes) {
-  size_t total = extra_bytes;
+                         kernels::CpuBackend& backend, const LoadProgress& progress, size_t& filled,
+                         size_t total) {
   for (const WeightItem& item : items) {
     if (absl::Status s = source.check(item); !s.ok()) return s;
-    total += ItemBytes(item);
   }
-  size_t filled = 0;
-  if (progress) progress(0, total);
+  if (progress) progress(filled, total);
   for (const WeightItem& item : items) {
     const absl::Status status = FillItem(item, source, backend, [&](size_t bytes) {
       filled += bytes;
@@ -150,8 +155,9 @@ class CheckpointTensors {
       }
     }
     return absl::InvalidArgumentError(absl::StrCat(
-        directory, ": no tensor \"model.language_model.embed_tokens.weight\" (nor under the prefixes "
-                   "language_model.model., language_model., model.); not a Gemma 4 text model"));
+        directory,
+        ": no tensor \"model.language_model.embed_tokens.weight\" (nor under the prefixes "
+        "language_model.model., language_model., model.); not a Gemma 4 text model"));
   }
 
   const Tensor* Get(const std::string& name) const {
@@ -194,8 +200,8 @@ class CheckpointTensors {
     }
     if (std::find(dtypes.begin(), dtypes.end(), tensor->dtype) == dtypes.end()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: tensor \"%s%s\" has dtype %s; supported here: %s", tensor->file->path(), prefix_, name,
-          tensor->dtype, absl::StrJoin(dtypes, ", ")));
+          "%s: tensor \"%s%s\" has dtype %s; supported here: %s", tensor->file->path(), prefix_,
+          name, tensor->dtype, absl::StrJoin(dtypes, ", ")));
     }
     return tensor;
   }
@@ -216,11 +222,13 @@ class CheckpointTensors {
     }
     known.insert(Get("lm_head.weight"));  // equals the embedding when tied
     for (const auto& [name, tensor] : checkpoint_->tensors) {
-      if (!absl::StartsWith(name, prefix_) || known.contains(&tensor) || IsMultimodal(name)) continue;
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: tensor \"%s\" belongs to no weight of this model; config.json and weights do not fit "
-          "together, or this is a newer architecture",
-          tensor.file->path(), name.substr(0, 200)));
+      if (!absl::StartsWith(name, prefix_) || known.contains(&tensor) || IsMultimodal(name))
+        continue;
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: tensor \"%s\" belongs to no weight of this model; config.json and "
+                          "weights do not fit "
+                          "together, or this is a newer architecture",
+                          tensor.file->path(), name.substr(0, 200)));
     }
     return absl::OkStatus();
   }
@@ -341,7 +349,11 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
   source.vector = [&](const WeightItem& item, float* values) {
     return WidenVector(*tensors->Get(item.name), item.name, values);
   };
-  if (absl::Status s = FillWeights(items, source, backend, progress, 0); !s.ok()) return s;
+  size_t filled = 0;
+  const size_t total = CheckpointBytes(items);
+  if (absl::Status s = FillWeights(items, source, backend, progress, filled, total); !s.ok()) {
+    return s;
+  }
 
   model->checkpoint_tensors = checkpoint->tensors.size();
   for (std::unique_ptr<MappedFile>& file : checkpoint->files) {
@@ -378,15 +390,26 @@ absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
     return absl::OkStatus();
   };
   const size_t ple_bytes = PleTableBytes(config);
-  if (absl::Status s = FillWeights(items, source, backend, progress, ple_bytes); !s.ok()) return s;
+  size_t filled = 0;
+  const size_t total = CheckpointBytes(items) + ple_bytes;
+  if (absl::Status s = FillWeights(items, source, backend, progress, filled, total); !s.ok()) {
+    return s;
+  }
 
   if (ple_bytes > 0) {
     absl::StatusOr<kernels::HugeMemory> memory = kernels::HugeMemory::Allocate(ple_bytes);
     if (!memory.ok()) return memory.status();
     model->ple_memory = *std::move(memory);
     Bf16* table = reinterpret_cast<Bf16*>(model->ple_memory.data());
-    fill(HashName("embed_tokens_per_layer.weight", seed), 0, ple_bytes / sizeof(Bf16),
-         std::sqrt(3.0f / static_cast<float>(config.ple_width)), table);
+    const size_t count = ple_bytes / sizeof(Bf16);
+    const size_t chunk = kChunkBytes / sizeof(Bf16);
+    for (size_t first = 0; first < count; first += chunk) {
+      const size_t size = std::min(chunk, count - first);
+      fill(HashName("embed_tokens_per_layer.weight", seed), first, size,
+           std::sqrt(3.0f / static_cast<float>(config.ple_width)), table + first);
+      filled += size * sizeof(Bf16);
+      if (progress) progress(filled, total);
+    }
     model->weights.ple_table = table;
   }
   return model;

@@ -25,8 +25,8 @@ struct Model {
   Weights weights;
   size_t checkpoint_tensors = 0;  // tensors in the files, used or not; 0 for dummy weights
 
-  kernels::HugeMemory memory;     // behind `weights`
-  kernels::HugeMemory ple_memory;  // behind weights.ple_table of dummy weights
+  kernels::HugeMemory memory;                      // behind `weights`
+  kernels::HugeMemory ple_memory;                  // behind weights.ple_table of dummy weights
   std::vector<std::unique_ptr<MappedFile>> files;  // behind weights.ple_table of a checkpoint
 };
 

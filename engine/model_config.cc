@@ -27,8 +27,7 @@ class Reader {
   const absl::Status& status() const { return status_; }
   void Fail(std::string_view key, const std::string& what) {
     if (status_.ok()) {
-      status_ = absl::InvalidArgumentError(
-          absl::StrCat(name_, ": ", std::string(key), " ", what));
+      status_ = absl::InvalidArgumentError(absl::StrCat(name_, ": ", std::string(key), " ", what));
     }
   }
 
@@ -161,7 +160,8 @@ struct LayerOverride {
   std::optional<int> num_key_value_heads;
 };
 
-std::map<int, LayerOverride> ReadOverrides(Reader& parent, int num_layers, const std::string& name) {
+std::map<int, LayerOverride> ReadOverrides(Reader& parent, int num_layers,
+                                           const std::string& name) {
   std::map<int, LayerOverride> overrides;
   const Json* all = parent.Find("per_layer_config");
   if (all == nullptr) return overrides;
@@ -172,7 +172,8 @@ std::map<int, LayerOverride> ReadOverrides(Reader& parent, int num_layers, const
   for (const auto& [key, entry] : all->items()) {
     int layer = -1;  // "5" and "05" both mean layer 5
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
-    if (error != std::errc() || end != key.data() + key.size() || layer < 0 || layer >= num_layers) {
+    if (error != std::errc() || end != key.data() + key.size() || layer < 0 ||
+        layer >= num_layers) {
       parent.Fail("per_layer_config", absl::StrFormat("has the key \"%s\"; layers are 0..%d",
                                                       key.substr(0, 40), num_layers - 1));
       return overrides;
@@ -206,15 +207,16 @@ std::vector<bool> ReadLayerTypes(Reader& reader, int num_layers) {
   if (types == nullptr) {
     for (int i = 0; i < num_layers; ++i) full[i] = (i + 1) % 6 == 0;
   } else if (!types->is_array() || static_cast<int>(types->size()) != num_layers) {
-    reader.Fail("layer_types", absl::StrFormat("must be a list of num_hidden_layers = %d entries",
-                                               num_layers));
+    reader.Fail("layer_types",
+                absl::StrFormat("must be a list of num_hidden_layers = %d entries", num_layers));
   } else {
     for (int i = 0; i < num_layers; ++i) {
       const Json& type = (*types)[i];
       if (type != "sliding_attention" && type != "full_attention") {
-        reader.Fail("layer_types",
-                    absl::StrFormat("entry %d is %s; known: \"sliding_attention\", \"full_attention\"",
-                                    i, Reader::Shown(type)));
+        reader.Fail(
+            "layer_types",
+            absl::StrFormat("entry %d is %s; known: \"sliding_attention\", \"full_attention\"", i,
+                            Reader::Shown(type)));
         break;
       }
       full[i] = type == "full_attention";
@@ -295,8 +297,7 @@ void BuildLayers(Reader& reader, ModelConfig& config, const std::string& name) {
     layer.has_v_proj = !(k_eq_v && full[i]);
     layer.moe = config.experts > 0;
     layer.mlp_width = width * (double_wide && shared > 0 && i >= config.first_shared ? 2 : 1);
-    layer.num_kv_heads =
-        full[i] && k_eq_v && global_kv_heads > 0 ? global_kv_heads : kv_heads;
+    layer.num_kv_heads = full[i] && k_eq_v && global_kv_heads > 0 ? global_kv_heads : kv_heads;
     layer.head_dim = full[i] ? global_head_dim : head_dim;
     if (!overrides.empty()) {  // it wins over the two keys for full layers, present or not
       const auto change = overrides.find(i);
@@ -362,8 +363,8 @@ std::vector<float> ModelConfig::InvFreq(KvGroup group) const {
   const int live = static_cast<int>(params.partial_rotary_factor * layer->head_dim / 2);
   std::vector<float> inv_freq(live);
   for (int j = 0; j < live; ++j) {
-    inv_freq[j] = static_cast<float>(
-        std::pow(double{params.theta}, -2.0 * j / layer->head_dim) / params.factor);
+    inv_freq[j] = static_cast<float>(std::pow(double{params.theta}, -2.0 * j / layer->head_dim) /
+                                     params.factor);
   }
   return inv_freq;
 }
@@ -378,7 +379,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
   const std::string outer_type = outer.String("model_type", "");
   if (root.contains("quantization_config") && !root["quantization_config"].is_null()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        config_name, ": quantization_config is set; only unquantised bf16 checkpoints are supported"));
+        config_name,
+        ": quantization_config is set; only unquantised bf16 checkpoints are supported"));
   }
   const Json* text = outer.Find("text_config");
   if (text != nullptr && !text->is_object()) outer.Fail("text_config", "is not an object");
@@ -419,13 +421,13 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
   }
   if (reader.Bool("enable_moe_block", reader.Bool("use_second_mlp_block", false))) {
     config.experts = reader.Int("num_experts", std::nullopt, 1, 65536);
-    config.experts_per_token =
-        reader.Int(reader.Find("top_k_experts") != nullptr ? "top_k_experts" : "num_experts_per_tok",
-                   std::nullopt, 1, 65536);
-    config.expert_width = reader.Int(reader.Find("moe_intermediate_size") != nullptr
-                                         ? "moe_intermediate_size"
-                                         : "expert_intermediate_size",
-                                     std::nullopt, 1, kMaxDim);
+    config.experts_per_token = reader.Int(
+        reader.Find("top_k_experts") != nullptr ? "top_k_experts" : "num_experts_per_tok",
+        std::nullopt, 1, 65536);
+    config.expert_width =
+        reader.Int(reader.Find("moe_intermediate_size") != nullptr ? "moe_intermediate_size"
+                                                                   : "expert_intermediate_size",
+                   std::nullopt, 1, kMaxDim);
     if (reader.status().ok() && config.experts_per_token > config.experts) {
       reader.Fail("top_k_experts", absl::StrFormat("is %d, more than num_experts = %d",
                                                    config.experts_per_token, config.experts));
@@ -433,8 +435,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
   }
   const Json* rope = reader.Find("rope_parameters");
   if (rope != nullptr && !rope->is_object()) reader.Fail("rope_parameters", "is not an object");
-  config.rope[kSliding] = ReadRope(reader, rope, "sliding_attention", {10000.0f, 1.0f, 1.0f},
-                                   config_name);
+  config.rope[kSliding] =
+      ReadRope(reader, rope, "sliding_attention", {10000.0f, 1.0f, 1.0f}, config_name);
   config.rope[kFull] = ReadRope(reader, rope, "full_attention", {1e6f, 0.25f, 1.0f}, config_name);
   if (reader.status().ok()) BuildLayers(reader, config, config_name);
   config.bos_id = reader.Int("bos_token_id", 2, 0, std::max(0, config.vocab - 1));
@@ -448,7 +450,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
                             "eoi_token_id", "eoa_token_index", "eoa_token_id", "video_token_id"}) {
       // Text-only checkpoints with a cut vocabulary keep the published ids, which are out of reach.
       const Json* id = outer.Find(key);
-      if (id != nullptr && id->is_number_unsigned() && id->get<uint64_t>() < uint64_t(config.vocab)) {
+      if (id != nullptr && id->is_number_unsigned() &&
+          id->get<uint64_t>() < uint64_t(config.vocab)) {
         config.media_ids.push_back(id->get<int32_t>());
       }
     }
@@ -508,7 +511,8 @@ absl::StatusOr<ModelConfig> PublishedShape(std::string_view name) {
     text["num_kv_shared_layers"] = 20;
     text["use_double_wide_mlp"] = true;
     Json types = Json::array();
-    for (int i = 0; i < 35; ++i) types.push_back(i % 5 == 4 ? "full_attention" : "sliding_attention");
+    for (int i = 0; i < 35; ++i)
+      types.push_back(i % 5 == 4 ? "full_attention" : "sliding_attention");
     text["layer_types"] = types;
   } else if (name == "e4b") {
     set(2560, 42, 8, 2, 10240, 512, 131072);

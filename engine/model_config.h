@@ -1,8 +1,8 @@
 // What a checkpoint's config.json and generation_config.json say, and the per-layer descriptor that
 // everything else reads shapes from.
 //
-// Source    gemma4.md 1.2 to 1.4. Unknown or contradictory values are errors that name file and key.
-// Not here  tensors (checkpoint.h), tokenizer (server/text).
+// Source    gemma4.md 1.2 to 1.4. Unknown or contradictory values are errors that name file and
+// key. Not here  tensors (checkpoint.h), tokenizer (server/text).
 #pragma once
 
 #include <array>
@@ -23,9 +23,9 @@ struct LayerDesc {
   int head_dim = 0;
   int num_q_heads = 0;
   int num_kv_heads = 0;
-  int window = 0;         // visible positions including the row's own; 0 for full layers
-  int kv_owner = 0;       // the layer whose K/V this one reads; its own index for owners
-  int kv_index = 0;       // place of kv_owner among the owners of its KV group
+  int window = 0;          // visible positions including the row's own; 0 for full layers
+  int kv_owner = 0;        // the layer whose K/V this one reads; its own index for owners
+  int kv_index = 0;        // place of kv_owner among the owners of its KV group
   bool has_v_proj = true;  // false: V is made from the K projection
   int mlp_width = 0;
   bool moe = false;

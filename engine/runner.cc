@@ -10,18 +10,19 @@
 namespace tandem::engine {
 namespace {
 
-constexpr int kLogitRows = 64;    // rows of the head computed at once: 64 MiB at the published vocabulary
+constexpr int kLogitRows =
+    64;  // rows of the head computed at once: 64 MiB at the published vocabulary
 constexpr int kSampleTasks = 16;  // rows sampled at the same time, each with its own scratch
 
 // Activations of one step, f32, all [max_step_rows, ...] unless said otherwise.
 struct Buffers {
-  float* h = nullptr;        // [., H] residual stream
-  float* x = nullptr;        // [., H] normed input of a product
-  float* y = nullptr;        // [., H] output of a product, before it joins the residual
-  float* qkv = nullptr;      // [., widest q + k + v]
-  float* attn = nullptr;     // [., widest Hq * D]
-  float* mlp = nullptr;      // [., widest MLP]
-  float* ple = nullptr;      // [., L * P] per-layer inputs
+  float* h = nullptr;         // [., H] residual stream
+  float* x = nullptr;         // [., H] normed input of a product
+  float* y = nullptr;         // [., H] output of a product, before it joins the residual
+  float* qkv = nullptr;       // [., widest q + k + v]
+  float* attn = nullptr;      // [., widest Hq * D]
+  float* mlp = nullptr;       // [., widest MLP]
+  float* ple = nullptr;       // [., L * P] per-layer inputs
   float* ple_gate = nullptr;  // [., P]
   std::array<float*, kNumKvGroups> cos = {};  // [., live pairs]
   std::array<float*, kNumKvGroups> sin = {};
@@ -78,8 +79,8 @@ size_t LayOutBuffers(const ModelConfig& config, int rows, std::byte* base, Buffe
 // The rows still in the forward, and where each group's attention finds their KV.
 struct LiveRows {
   struct Group {
-    std::vector<int32_t> cells;                // [rows] where the row's own K/V go
-    std::vector<int32_t> begin, end;           // [rows] visible positions
+    std::vector<int32_t> cells;       // [rows] where the row's own K/V go
+    std::vector<int32_t> begin, end;  // [rows] visible positions
     std::vector<kernels::AttentionSegment> segments;
   };
   std::vector<int> batch_rows;  // [rows] the row of the step batch, ascending
@@ -94,7 +95,8 @@ std::vector<kvcache::LayerKv> KvLayers(const ModelConfig& config, KvGroup group,
                                        kernels::KvFormat k_format, kernels::KvFormat v_format) {
   std::vector<kvcache::LayerKv> layers;
   for (const int i : config.KvOwners(group)) {
-    layers.push_back({config.layers[i].num_kv_heads, config.layers[i].head_dim, k_format, v_format});
+    layers.push_back(
+        {config.layers[i].num_kv_heads, config.layers[i].head_dim, k_format, v_format});
   }
   return layers;
 }
@@ -154,8 +156,7 @@ struct Runner::State {
 
   // h = (h + RmsNorm(a; weight)) * scale
   void NormAdd(const float* a, const float* weight, float* h, float scale) {
-    ops.norm_add(ops.backend,
-                 {a, weight, h, live.size(), shape().hidden, shape().rms_eps, scale});
+    ops.norm_add(ops.backend, {a, weight, h, live.size(), shape().hidden, shape().rms_eps, scale});
   }
 
   void Show(std::string_view what, int layer, const std::vector<int>& rows, const float* data,
@@ -168,9 +169,9 @@ struct Runner::State {
 absl::Status Runner::State::BeginStep(const StepBatch& step) {
   const int rows = static_cast<int>(step.ids.size());
   if (rows > config.max_step_rows || step.positions.size() != step.ids.size()) {
-    return absl::InternalError(absl::StrFormat(
-        "a step of %d ids and %d positions does not fit max_step_rows = %d", rows,
-        step.positions.size(), config.max_step_rows));
+    return absl::InternalError(
+        absl::StrFormat("a step of %d ids and %d positions does not fit max_step_rows = %d", rows,
+                        step.positions.size(), config.max_step_rows));
   }
   live.batch_rows.resize(rows);
   std::iota(live.batch_rows.begin(), live.batch_rows.end(), 0);
@@ -217,8 +218,8 @@ void Runner::State::Embed() {
   ops.embed(ops.backend, {model.weights.embed, batch->ids, model.embed_scale, buffers.h});
   for (const KvGroup group : {kSliding, kFull}) {
     if (stores[group] == nullptr) continue;
-    ops.rope_table(ops.backend, {batch->positions, inv_freq[group], buffers.cos[group],
-                                 buffers.sin[group]});
+    ops.rope_table(ops.backend,
+                   {batch->positions, inv_freq[group], buffers.cos[group], buffers.sin[group]});
   }
   Show("embed", -1, live.batch_rows, buffers.h, shape().hidden);
   if (shape().ple_width == 0) return;
@@ -244,11 +245,13 @@ void Runner::State::Compact(const std::vector<int>& keep) {
   if (static_cast<int>(keep.size()) == live.size()) return;
   const auto move_rows = [&](float* data, size_t dim) {
     for (size_t i = 0; i < keep.size(); ++i) {
-      if (static_cast<int>(i) != keep[i]) std::memcpy(data + i * dim, data + keep[i] * dim, dim * 4);
+      if (static_cast<int>(i) != keep[i])
+        std::memcpy(data + i * dim, data + keep[i] * dim, dim * 4);
     }
   };
   move_rows(buffers.h, shape().hidden);
-  if (shape().ple_width > 0) move_rows(buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
+  if (shape().ple_width > 0)
+    move_rows(buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
   std::vector<int> new_index(live.size() + 1, 0);  // kept rows before each old row
   for (const int row : keep) new_index[row + 1] = 1;
   std::partial_sum(new_index.begin(), new_index.end(), new_index.begin());
@@ -375,8 +378,7 @@ void Runner::State::Experts(int i) {
   experts.weights = buffers.expert_weights;
   experts.out = buffers.expert_y;
   ops.experts(ops.backend, experts);
-  work.linear_madds +=
-      uint64_t(rows) * experts.top_k * 3 * shape().expert_width * shape().hidden;
+  work.linear_madds += uint64_t(rows) * experts.top_k * 3 * shape().expert_width * shape().hidden;
   NormAdd(buffers.expert_y, w.post_ffn_norm_2, buffers.y, 1.0f);
 }
 
@@ -496,8 +498,7 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
   for (int i = 0; i < shape.num_layers(); ++i) {
     const LayerDesc& desc = shape.layers[i];
     const kvcache::BlockStore* store = stores[desc.group()];
-    if (store == nullptr ||
-        desc.kv_index >= static_cast<int>(store->layout().layers.size())) {
+    if (store == nullptr || desc.kv_index >= static_cast<int>(store->layout().layers.size())) {
       return absl::InternalError(absl::StrFormat("layer %d has no KV storage", i));
     }
     const kernels::KvView view = store->View(desc.kv_index);

@@ -3,8 +3,8 @@
 //   h = E[ids] * s; per layer: attention, MLP or experts, per-layer embedding; final norm; head.
 //
 // Weights are read once for all rows of a step. Rows whose output nobody asks for stop at the first
-// layer that shares KV: above it nothing is stored, so their values would not be read (gemma4.md 2.9).
-// The last norm and the head run on the sampled rows only.
+// layer that shares KV: above it nothing is stored, so their values would not be read
+// (gemma4.md 2.9). The last norm and the head run on the sampled rows only.
 //
 // Source    gemma4.md 2. Memory is sized by RunnerConfig alone; nothing grows with context.
 // Threads   one caller at a time.

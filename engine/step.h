@@ -29,9 +29,9 @@ struct Segment {
 };
 
 struct StepBatch {
-  std::vector<int32_t> ids;        // [rows] token fed
-  std::vector<int32_t> positions;  // [rows] ascending and consecutive within a segment
-  std::vector<Segment> segments;   // in row order, covering all rows
+  std::vector<int32_t> ids;            // [rows] token fed
+  std::vector<int32_t> positions;      // [rows] ascending and consecutive within a segment
+  std::vector<Segment> segments;       // in row order, covering all rows
   std::vector<SampleRequest> samples;  // ascending by row; a row may occur more than once
 };
 

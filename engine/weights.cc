@@ -91,15 +91,14 @@ void LayOutExperts(const ModelConfig& config, const std::string& prefix, Layout&
   const int width = config.expert_width;
   const int experts = config.experts;
   layer.router = layout.Matrix(hidden, {{prefix + "router.proj.weight", experts}});
-  layer.router_scale = layout.Vector(prefix + "router.scale", hidden,
-                                     1.0f / std::sqrt(static_cast<float>(hidden)));
+  layer.router_scale =
+      layout.Vector(prefix + "router.scale", hidden, 1.0f / std::sqrt(static_cast<float>(hidden)));
   layer.expert_scale = layout.Vector(prefix + "router.per_expert_scale", experts);
-  layer.expert_gate_up = layout.Experts(WeightItem::Kind::kExpertGateUp,
-                                        prefix + "experts.gate_up_proj", experts,
-                                        {experts, 2 * width, hidden}, Layout::GateUpRows(width), hidden);
-  layer.expert_down =
-      layout.Experts(WeightItem::Kind::kExpertDown, prefix + "experts.down_proj", experts,
-                     {experts, hidden, width}, hidden, width);
+  layer.expert_gate_up =
+      layout.Experts(WeightItem::Kind::kExpertGateUp, prefix + "experts.gate_up_proj", experts,
+                     {experts, 2 * width, hidden}, Layout::GateUpRows(width), hidden);
+  layer.expert_down = layout.Experts(WeightItem::Kind::kExpertDown, prefix + "experts.down_proj",
+                                     experts, {experts, hidden, width}, hidden, width);
   layer.pre_ffn_norm_2 = layout.Vector(prefix + "pre_feedforward_layernorm_2.weight", hidden);
   layer.post_ffn_norm_1 = layout.Vector(prefix + "post_feedforward_layernorm_1.weight", hidden);
   layer.post_ffn_norm_2 = layout.Vector(prefix + "post_feedforward_layernorm_2.weight", hidden);
@@ -114,8 +113,8 @@ size_t LayOutWeights(const ModelConfig& config, std::byte* base, Weights& weight
   Layout layout(base, items);
   const int hidden = config.hidden;
   weights.embed = layout.Matrix(hidden, {{"embed_tokens.weight", config.vocab}});
-  weights.head = config.tied_head ? weights.embed
-                                  : layout.Matrix(hidden, {{"lm_head.weight", config.vocab}});
+  weights.head =
+      config.tied_head ? weights.embed : layout.Matrix(hidden, {{"lm_head.weight", config.vocab}});
   weights.final_norm = layout.Vector("norm.weight", hidden);
   if (config.ple_width > 0) {
     const int all_layers = config.num_layers() * config.ple_width;

@@ -27,26 +27,26 @@ struct LayerWeights {
   kernels::WeightView gate_up;            // interleaved, kernels::LinearGegluArgs
   kernels::WeightView down;               // [H, I]
   // Per-layer embeddings; empty without them.
-  kernels::WeightView ple_gate;              // [P, H]
-  kernels::WeightView ple_up;                // [H, P]
-  const float* post_ple_norm = nullptr;      // [H]
+  kernels::WeightView ple_gate;          // [P, H]
+  kernels::WeightView ple_up;            // [H, P]
+  const float* post_ple_norm = nullptr;  // [H]
   // Experts; empty on dense layers.
-  kernels::WeightView router;                // [E, H]
-  const float* router_scale = nullptr;       // [H] router.scale * H^(-1/2)
-  const float* expert_scale = nullptr;       // [E]
+  kernels::WeightView router;                       // [E, H]
+  const float* router_scale = nullptr;              // [H] router.scale * H^(-1/2)
+  const float* expert_scale = nullptr;              // [E]
   std::vector<kernels::WeightView> expert_gate_up;  // [E] interleaved
   std::vector<kernels::WeightView> expert_down;     // [E] [H, M]
-  const float* pre_ffn_norm_2 = nullptr;     // [H] input of the experts
-  const float* post_ffn_norm_1 = nullptr;    // [H] behind the dense branch
-  const float* post_ffn_norm_2 = nullptr;    // [H] behind the experts
+  const float* pre_ffn_norm_2 = nullptr;            // [H] input of the experts
+  const float* post_ffn_norm_1 = nullptr;           // [H] behind the dense branch
+  const float* post_ffn_norm_2 = nullptr;           // [H] behind the experts
 };
 
 struct Weights {
   kernels::WeightView embed;  // [V, H]
   kernels::WeightView head;   // [V, H]; equal to `embed` when tied
   const float* final_norm = nullptr;
-  kernels::WeightView ple_context;    // [L * P, H]
-  const float* ple_norm = nullptr;    // [P]
+  kernels::WeightView ple_context;           // [L * P, H]
+  const float* ple_norm = nullptr;           // [P]
   const kernels::Bf16* ple_table = nullptr;  // [ple_vocab, L * P] row-major; maybe unaligned
   std::vector<LayerWeights> layers;
 };
@@ -54,11 +54,11 @@ struct Weights {
 // One checkpoint tensor and where its values go.
 struct WeightItem {
   enum class Kind {
-    kMatrix,         // rows of a packed matrix, from row `row_begin` on
-    kGate,           // interleaved; `name` gate, `up_name` up, both [shape[0], shape[1]]
-    kExpertGateUp,   // [E, 2M, H], gate rows first; one interleaved matrix per expert
-    kExpertDown,     // [E, H, M]; one packed matrix per expert
-    kVector,         // widened to f32 and multiplied by `scale`
+    kMatrix,        // rows of a packed matrix, from row `row_begin` on
+    kGate,          // interleaved; `name` gate, `up_name` up, both [shape[0], shape[1]]
+    kExpertGateUp,  // [E, 2M, H], gate rows first; one interleaved matrix per expert
+    kExpertDown,    // [E, H, M]; one packed matrix per expert
+    kVector,        // widened to f32 and multiplied by `scale`
   };
   Kind kind = Kind::kMatrix;
   std::string name;     // behind the text prefix; for the untied head: from the root

@@ -22,9 +22,9 @@ absl::StatusOr<HugeMemory> HugeMemory::Allocate(size_t bytes) {
   void* mapped = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%.1f GiB of memory can not be mapped: %s",
-                        static_cast<double>(bytes) / (1 << 30), strerror(errno)));
+    return absl::ResourceExhaustedError(absl::StrFormat("%.1f GiB of memory can not be mapped: %s",
+                                                        static_cast<double>(bytes) / (1 << 30),
+                                                        strerror(errno)));
   }
   const uintptr_t begin = reinterpret_cast<uintptr_t>(mapped);
   const uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;

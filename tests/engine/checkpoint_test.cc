@@ -19,9 +19,9 @@ namespace tandem::engine {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using nlohmann::json;
 
 std::string ReadAll(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -40,7 +40,8 @@ class CheckpointCopy {
   explicit CheckpointCopy(const std::string& variant) {
     std::string pattern = (fs::temp_directory_path() / "tandem-checkpoint-XXXXXX").string();
     dir_ = mkdtemp(pattern.data());
-    for (const auto& entry : fs::directory_iterator(tandem::testing::GoldenDir(variant) + "/target")) {
+    for (const auto& entry :
+         fs::directory_iterator(tandem::testing::GoldenDir(variant) + "/target")) {
       if (entry.path().filename() != "tokenizer.json") {
         fs::copy(entry.path(), dir_ / entry.path().filename());
       }
@@ -251,8 +252,7 @@ TEST(CheckpointTest, AHeadSizeWithoutAKernelIsRefusedWhenTheModelIsLoaded) {
 TEST(CheckpointTest, DummyWeightsDependOnTheSeedAlone) {
   kernels::CpuBackendPtr one = *kernels::MakeCpuBackend({.threads = 1});
   kernels::CpuBackendPtr two = *kernels::MakeCpuBackend({.threads = 2});
-  const ModelConfig config =
-      *ReadModelConfig(tandem::testing::GoldenDir("e2b-like") + "/target");
+  const ModelConfig config = *ReadModelConfig(tandem::testing::GoldenDir("e2b-like") + "/target");
   const Model a = *LoadDummy(config, 5, *one, nullptr);
   const Model b = *LoadDummy(config, 5, *two, nullptr);
   const Model c = *LoadDummy(config, 6, *two, nullptr);

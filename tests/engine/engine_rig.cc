@@ -10,8 +10,8 @@ namespace tandem::testing {
 namespace {
 
 using engine::kFull;
-using engine::KvGroup;
 using engine::kSliding;
+using engine::KvGroup;
 
 template <typename T>
 T Must(absl::StatusOr<T> value) {
@@ -106,18 +106,19 @@ void EngineRig::Step(std::span<RigRun> runs, const engine::StepTrace& trace) {
     run.hidden.clear();
   }
   engine::StepResult result;
-  const absl::Status status = runner->Run(
-      batch, result,
-      [&](std::string_view what, int layer, std::span<const int> rows, std::span<const float> data) {
-        if (trace) trace(what, layer, rows, data);
-        if (what != "logits" && what != "hidden") return;
-        const size_t dim = data.size() / rows.size();
-        for (size_t i = 0; i < rows.size(); ++i) {
-          RigRun& run = *wanted.at(rows[i]).first;
-          auto& out = what == "logits" ? run.logits : run.hidden;
-          out.emplace_back(data.begin() + i * dim, data.begin() + (i + 1) * dim);
-        }
-      });
+  const absl::Status status =
+      runner->Run(batch, result,
+                  [&](std::string_view what, int layer, std::span<const int> rows,
+                      std::span<const float> data) {
+                    if (trace) trace(what, layer, rows, data);
+                    if (what != "logits" && what != "hidden") return;
+                    const size_t dim = data.size() / rows.size();
+                    for (size_t i = 0; i < rows.size(); ++i) {
+                      RigRun& run = *wanted.at(rows[i]).first;
+                      auto& out = what == "logits" ? run.logits : run.hidden;
+                      out.emplace_back(data.begin() + i * dim, data.begin() + (i + 1) * dim);
+                    }
+                  });
   if (!status.ok()) {
     std::cerr << "test rig: " << status << std::endl;
     std::abort();

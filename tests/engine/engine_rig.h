@@ -38,8 +38,8 @@ struct RigSequence {
 // Rows of one sequence in a step, and what comes out for them.
 struct RigRun {
   RigSequence* sequence = nullptr;
-  int rows = 0;                // the next `rows` ids of the sequence
-  bool all_logits = false;     // logits of every row; otherwise of the last one
+  int rows = 0;                            // the next `rows` ids of the sequence
+  bool all_logits = false;                 // logits of every row; otherwise of the last one
   std::vector<std::vector<float>> logits;  // out
   std::vector<std::vector<float>> hidden;  // out: rows after the final norm
 };

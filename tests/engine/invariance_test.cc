@@ -39,7 +39,8 @@ class InvarianceTest : public ::testing::TestWithParam<std::tuple<const char*, C
   InvarianceTest() : rig(MakeRig(2)) {}
 
   EngineRig MakeRig(int threads) const {
-    RigConfig config{.isa = std::get<1>(GetParam()), .threads = threads, .f32 = std::get<2>(GetParam())};
+    RigConfig config{
+        .isa = std::get<1>(GetParam()), .threads = threads, .f32 = std::get<2>(GetParam())};
     config.blocks = 256;
     return EngineRig(GoldenDir(std::get<0>(GetParam())) + "/target", config);
   }
@@ -52,7 +53,8 @@ class InvarianceTest : public ::testing::TestWithParam<std::tuple<const char*, C
 
   // One sequence by itself: the text all others must equal.
   Continuation Alone(EngineRig& r, int chunk, uint32_t seed = 1, int size = 0) const {
-    RigSequence sequence{.ids = RandomPrompt(r.model.config, size > 0 ? size : prompt_size(r), seed)};
+    RigSequence sequence{.ids =
+                             RandomPrompt(r.model.config, size > 0 ? size : prompt_size(r), seed)};
     Continuation result;
     std::vector<float> logits = r.Prefill(sequence, chunk);
     for (int i = 0; i < tokens(); ++i) {
@@ -138,8 +140,9 @@ TEST_P(InvarianceTest, RowsThatNobodySamplesChangeNoBit) {
   // With shared KV layers, rows without output stop early; asking for all outputs runs them all.
   RigSequence lazy{.ids = RandomPrompt(rig.model.config, prompt_size(rig), 5)};
   RigSequence eager{.ids = lazy.ids};
-  RigRun runs[] = {{.sequence = &lazy, .rows = static_cast<int>(lazy.ids.size())},
-                   {.sequence = &eager, .rows = static_cast<int>(lazy.ids.size()), .all_logits = true}};
+  RigRun runs[] = {
+      {.sequence = &lazy, .rows = static_cast<int>(lazy.ids.size())},
+      {.sequence = &eager, .rows = static_cast<int>(lazy.ids.size()), .all_logits = true}};
   rig.Step({&runs[0], 1});
   rig.Step({&runs[1], 1});
   EXPECT_EQ(runs[0].logits.back(), runs[1].logits.back());
@@ -154,8 +157,7 @@ TEST_P(InvarianceTest, AllBlocksComeBack) {
   EXPECT_EQ(rig.free_blocks(engine::kSliding), sliding);
 }
 
-std::string ParamName(
-    const ::testing::TestParamInfo<std::tuple<const char*, CpuIsa, bool>>& info) {
+std::string ParamName(const ::testing::TestParamInfo<std::tuple<const char*, CpuIsa, bool>>& info) {
   std::string name = std::get<0>(info.param);
   std::replace(name.begin(), name.end(), '-', '_');
   return name + "_" + std::string(CpuIsaName(std::get<1>(info.param))) +

@@ -16,14 +16,15 @@
 namespace tandem::engine {
 namespace {
 
+using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using nlohmann::json;
 
 json MinimalConfig() {
-  return {{"model_type", "gemma4_text"}, {"hidden_size", 96},          {"num_hidden_layers", 12},
-          {"num_attention_heads", 4},    {"num_key_value_heads", 2},   {"intermediate_size", 128},
+  return {{"model_type", "gemma4_text"}, {"hidden_size", 96},
+          {"num_hidden_layers", 12},     {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},    {"intermediate_size", 128},
           {"vocab_size", 1024},          {"vocab_size_per_layer_input", 1024}};
 }
 
@@ -157,30 +158,42 @@ const BadConfig kBadConfigs[] = {
     {"HiddenIsText", [](json& c) { c["hidden_size"] = "96"; }, {"hidden_size", "\"96\""}},
     {"HiddenNegative", [](json& c) { c["hidden_size"] = -1; }, {"hidden_size is -1", "1.."}},
     {"HiddenHuge", [](json& c) { c["hidden_size"] = 1ull << 63; }, {"hidden_size", "outside"}},
-    {"LayersHuge", [](json& c) { c["num_hidden_layers"] = 1 << 20; }, {"num_hidden_layers", "4096"}},
+    {"LayersHuge",
+     [](json& c) { c["num_hidden_layers"] = 1 << 20; },
+     {"num_hidden_layers", "4096"}},
     {"Heads", [](json& c) { c["num_key_value_heads"] = 3; }, {"4 attention heads", "3 key/value"}},
     {"LayerTypes", [](json& c) { c["layer_types"] = {"full_attention"}; }, {"layer_types", "12"}},
     {"LayerType",
      [](json& c) { c["layer_types"] = json(std::vector<std::string>(12, "linear_attention")); },
      {"layer_types", "linear_attention"}},
     {"AllShared", [](json& c) { c["num_kv_shared_layers"] = 12; }, {"num_kv_shared_layers", "12"}},
-    {"NoDonor", [](json& c) { c["num_kv_shared_layers"] = 9; },
+    {"NoDonor",
+     [](json& c) { c["num_kv_shared_layers"] = 9; },
      {"layer 5", "no earlier full layer"}},
     {"TooManyExperts",
      [](json& c) {
-       c.update({{"enable_moe_block", true}, {"num_experts", 4}, {"top_k_experts", 5},
+       c.update({{"enable_moe_block", true},
+                 {"num_experts", 4},
+                 {"top_k_experts", 5},
                  {"moe_intermediate_size", 8}});
      },
      {"top_k_experts is 5", "num_experts = 4"}},
-    {"Quantised", [](json& c) { c["quantization_config"] = json::object(); }, {"quantization_config"}},
+    {"Quantised",
+     [](json& c) { c["quantization_config"] = json::object(); },
+     {"quantization_config"}},
     {"Activation", [](json& c) { c["hidden_activation"] = "silu"; }, {"hidden_activation", "silu"}},
     {"Bias", [](json& c) { c["attention_bias"] = true; }, {"attention_bias"}},
     {"RopeType",
-     [](json& c) { c["rope_parameters"] = {{"full_attention", {{"rope_type", "yarn"}}}}; },
+     [](json& c) {
+       c["rope_parameters"] = {{"full_attention", {{"rope_type", "yarn"}}}};
+     },
      {"rope_parameters.full_attention", "yarn"}},
     {"EosOutOfRange", [](json& c) { c["eos_token_id"] = 5000; }, {"eos_token_id", "1024"}},
     {"OverrideUnknown",
-     [](json& c) { c["per_layer_config"] = {{"1", {{"rank", 4}}}}; }, {"per_layer_config.1", "rank"}},
+     [](json& c) {
+       c["per_layer_config"] = {{"1", {{"rank", 4}}}};
+     },
+     {"per_layer_config.1", "rank"}},
 };
 
 INSTANTIATE_TEST_SUITE_P(Configs, BadConfigTest, ::testing::ValuesIn(kBadConfigs),

@@ -65,7 +65,8 @@ double PromptDeviation(EngineRig& rig, const GoldenData& golden) {
       }
       continue;
     }
-    worst = std::max(worst, MaxAbsDiff(run.logits[rows - 1], golden.Floats(prompt + ".fp32.last_logits")));
+    worst = std::max(worst,
+                     MaxAbsDiff(run.logits[rows - 1], golden.Floats(prompt + ".fp32.last_logits")));
     const std::vector<int32_t> top_ids = golden.Ints(prompt + ".fp32.top_ids");
     const std::vector<float> top_logits = golden.Floats(prompt + ".fp32.top_logits");
     const size_t top = top_ids.size() / rows;
@@ -101,15 +102,16 @@ TEST_P(GoldenTest, EveryLayerOutputEqualsTransformers) {
   const std::vector<float> layers = golden.Floats("p1.fp32.layer_hidden");
   const size_t hidden = rig.model.config.hidden;
   int compared = 0;
-  RunPrompt(rig, ids, [&](std::string_view what, int layer, std::span<const int> rows,
-                          std::span<const float> data) {
-    if (what != "embed" && what != "layer") return;
-    ASSERT_EQ(rows.back(), last);
-    const std::span<const float> got = data.last(hidden);
-    const std::span<const float> want(&layers[(layer + 1) * hidden], hidden);
-    EXPECT_LE(MaxAbsDiff(got, want), kLayerTolerance) << what << " " << layer;
-    ++compared;
-  });
+  RunPrompt(rig, ids,
+            [&](std::string_view what, int layer, std::span<const int> rows,
+                std::span<const float> data) {
+              if (what != "embed" && what != "layer") return;
+              ASSERT_EQ(rows.back(), last);
+              const std::span<const float> got = data.last(hidden);
+              const std::span<const float> want(&layers[(layer + 1) * hidden], hidden);
+              EXPECT_LE(MaxAbsDiff(got, want), kLayerTolerance) << what << " " << layer;
+              ++compared;
+            });
   EXPECT_EQ(compared, rig.model.config.num_layers() + 1);
 }
 
@@ -136,21 +138,22 @@ TEST_P(GoldenTest, RouterChoosesTheSameExpertsWithTheSameWeights) {
   const int top_k = rig.model.config.experts_per_token;
   int compared = 0;
   std::vector<int32_t> ids;
-  RunPrompt(rig, golden.Ints("p1.ids"),
-            [&](std::string_view what, int layer, std::span<const int>, std::span<const float> data) {
-              const std::span<const float> row = data.last(std::min<size_t>(top_k, data.size()));
-              if (what == "expert_ids") ids.assign(row.begin(), row.end());
-              if (what != "expert_weights") return;
-              // Ours are in ascending expert order, the golden ones by falling weight.
-              const std::vector<int32_t> want_ids = golden.Ints("p1.fp32.expert_ids");
-              const std::vector<float> want = golden.Floats("p1.fp32.expert_weights");
-              for (int k = 0; k < top_k; ++k) {
-                const auto at = std::find(ids.begin(), ids.end(), want_ids[layer * top_k + k]);
-                ASSERT_NE(at, ids.end()) << "layer " << layer << ": expert not chosen";
-                EXPECT_NEAR(row[at - ids.begin()], want[layer * top_k + k], kExpertTolerance);
-              }
-              ++compared;
-            });
+  RunPrompt(
+      rig, golden.Ints("p1.ids"),
+      [&](std::string_view what, int layer, std::span<const int>, std::span<const float> data) {
+        const std::span<const float> row = data.last(std::min<size_t>(top_k, data.size()));
+        if (what == "expert_ids") ids.assign(row.begin(), row.end());
+        if (what != "expert_weights") return;
+        // Ours are in ascending expert order, the golden ones by falling weight.
+        const std::vector<int32_t> want_ids = golden.Ints("p1.fp32.expert_ids");
+        const std::vector<float> want = golden.Floats("p1.fp32.expert_weights");
+        for (int k = 0; k < top_k; ++k) {
+          const auto at = std::find(ids.begin(), ids.end(), want_ids[layer * top_k + k]);
+          ASSERT_NE(at, ids.end()) << "layer " << layer << ": expert not chosen";
+          EXPECT_NEAR(row[at - ids.begin()], want[layer * top_k + k], kExpertTolerance);
+        }
+        ++compared;
+      });
   EXPECT_EQ(compared, rig.model.config.experts > 0 ? rig.model.config.num_layers() : 0);
   EXPECT_EQ(compared > 0, golden.Has("p1.fp32.expert_ids"));
 }
@@ -291,7 +294,9 @@ const Mistake kMistakes[] = {
      }},
     {"NormEpsMissing", "e4b-like", [](engine::Model& m) { m.config.rms_eps = 0.0f; }},
     {"RopeThetaOfTheOtherType", "31b-like",
-     [](engine::Model& m) { std::swap(m.config.rope[kSliding].theta, m.config.rope[kFull].theta); }},
+     [](engine::Model& m) {
+       std::swap(m.config.rope[kSliding].theta, m.config.rope[kFull].theta);
+     }},
     {"RopeTurnsEveryPairOfFullLayers", "e2b-like",
      [](engine::Model& m) { m.config.rope[kFull].partial_rotary_factor = 1.0f; }},
     {"RouterScaleWithoutHidden", "26b-like",
