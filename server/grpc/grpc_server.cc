@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/stubs/logging.h"
+#include "grpc/grpc.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/security/server_credentials.h"
@@ -123,6 +124,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcConfig& 
                                                               HealthState& health,
                                                               Metrics& metrics) {
   if (const absl::Status good = CheckConfig(config); !good.ok()) return good;
+  grpc_init();  // never undone: gRPC's own clean-up sometimes waits ten seconds for a poller
   google::protobuf::SetLogHandler(LogProtobuf);
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -165,8 +167,8 @@ void GrpcServer::Serve(const ServedModel& model, const ServingBackend& backend) 
 void GrpcServer::Shutdown(int64_t drain_ms) {
   std::call_once(impl_->shut_down, [&] {
     Impl& server = *impl_;
-    server.health.SetPhase(Phase::kDraining);
     server.core.calls().BeginDrain();
+    server.health.SetPhase(Phase::kDraining);
     {
       const std::lock_guard lock(server.watch_mutex);
       server.stop_watching = true;
