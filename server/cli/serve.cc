@@ -20,9 +20,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "scheduler/scheduler.h"
-#include "server/cli/chat_turn.h"
 #include "server/cli/console.h"
 #include "server/cli/format.h"
 #include "server/cli/loaded_engine.h"
@@ -170,18 +168,18 @@ absl::StatusOr<Listeners> Listen(const Settings& settings, HealthState& health, 
 // without those a look at the metrics.
 std::string LineToTry(const Listeners& listeners) {
   namespace fs = std::filesystem;
-  const fs::path modules = ProgramPath().parent_path().parent_path() / "python";
+  const fs::path build = ProgramPath().parent_path().parent_path();  // <tree>/build/<preset>
+  const fs::path modules = build / "python";
+  const fs::path client = build.parent_path().parent_path() / "tools/client.py";
   std::error_code error;
-  if (!fs::is_directory(modules / "tandem/v1", error)) {
+  if (!fs::is_directory(modules / "tandem/v1", error) || !fs::exists(client, error)) {
     if (listeners.http == nullptr) return "";
     return "curl -s " + LocalAddress(listeners.http_address) + "/metrics";
   }
-  return absl::StrFormat(
-      "PYTHONPATH=%s /usr/bin/python3 -c 'import grpc; from tandem.v1 import generate_pb2 as g, "
-      "generation_pb2_grpc as s; print(s.GenerationStub(grpc.insecure_channel(\"%s\")).Generate("
-      "g.GenerateRequest(text=\"%s\", parse_special=True)).choices[0].text)'",
-      fs::proximate(modules, error).string(), LocalAddress(listeners.grpc_addresses[0]),
-      absl::StrReplaceAll(UserTurn("Tell me a story.", /*empty_thought=*/false), {{"\n", "\\n"}}));
+  return absl::StrFormat("PYTHONPATH=%s /usr/bin/python3 %s %s",
+                         fs::proximate(modules, error).string(),
+                         fs::proximate(client, error).string(),
+                         LocalAddress(listeners.grpc_addresses[0]));
 }
 
 void SayReady(const Console& console, const Listeners& listeners, double seconds) {
