@@ -179,7 +179,7 @@ double StepWeightBytes(const engine::ModelConfig& config, const engine::Weights&
 
 absl::StatusOr<std::vector<BenchResult>> MeasureTests(
     LoadedEngine& engine, const std::vector<BenchTest>& tests, int repetitions, int max_step_rows,
-    const std::function<void(const BenchResult&)>& done) {
+    const std::function<Yardstick()>& probe, const std::function<void(const BenchResult&)>& done) {
   constexpr int kWarmUpSteps = 2;
   StepDriver driver(engine, max_step_rows);
   std::vector<BenchResult> results;
@@ -188,19 +188,20 @@ absl::StatusOr<std::vector<BenchResult>> MeasureTests(
     warm_up.prompt_tokens = std::min(warm_up.prompt_tokens, max_step_rows);
     warm_up.generate_tokens = std::min(warm_up.generate_tokens, kWarmUpSteps);
     if (absl::Status s = driver.Run(warm_up); !s.ok()) return s;
-
-    BenchResult result = {.test = test};
-    const double work_before = MultiplyAdds(*engine.runner);
-    for (int repetition = 0; repetition < repetitions; ++repetition) {
+    results.push_back({.test = test});
+  }
+  for (int repetition = 0; repetition < repetitions; ++repetition) {
+    for (BenchResult& result : results) {
+      result.yardsticks.push_back(probe());
+      const double work_before = MultiplyAdds(*engine.runner);
       const double begin_s = MonotonicSeconds();
-      if (absl::Status s = driver.Run(test); !s.ok()) return s;
+      if (absl::Status s = driver.Run(result.test); !s.ok()) return s;
       result.seconds.push_back(MonotonicSeconds() - begin_s);
+      result.steps = driver.steps();
+      result.weight_bytes = driver.weight_bytes();
+      result.multiply_adds = MultiplyAdds(*engine.runner) - work_before;
+      done(result);
     }
-    result.steps = driver.steps();
-    result.weight_bytes = driver.weight_bytes();
-    result.multiply_adds = (MultiplyAdds(*engine.runner) - work_before) / repetitions;
-    done(result);
-    results.push_back(std::move(result));
   }
   return results;
 }

@@ -31,10 +31,18 @@ std::string TestName(const BenchTest& test);  // "pp512", "tg64", "tg64 x16"
 // The tests that --prompt, --generate and --streams ask for; a length of 0 is none.
 std::vector<BenchTest> PlanTests(const BenchArguments& arguments);
 
+// What the machine can do, as measured right before one repetition: its speed drifts, so a figure
+// is held against the yardstick of its own moment.
+struct Yardstick {
+  double read_bytes_per_s = 0.0;     // 0: could not be measured
+  double multiply_adds_per_s = 0.0;  // likewise
+};
+
 struct BenchResult {
   BenchTest test;
-  std::vector<double> seconds;  // of each repetition
-  int steps = 0;                // of one repetition
+  std::vector<double> seconds;        // of each repetition
+  std::vector<Yardstick> yardsticks;  // of each repetition
+  int steps = 0;                      // of one repetition
   // Of one repetition. Multiply-adds are those that ran, attention included: rows whose output is
   // not needed leave the forward early.
   double multiply_adds = 0.0;
@@ -47,10 +55,12 @@ struct BenchResult {
 double StepWeightBytes(const engine::ModelConfig& config, const engine::Weights& weights, int rows,
                        int sampled_rows);
 
-// Runs each test once shortened, to touch its memory, then `repetitions` times.
-//   done  called after each test
+// Runs each test once shortened, to touch its memory, then all of them in turn, `repetitions`
+// times: what is compared was measured side by side.
+//   probe  called right before each repetition
+//   done   called after each repetition with what is known of the test by then
 absl::StatusOr<std::vector<BenchResult>> MeasureTests(
     LoadedEngine& engine, const std::vector<BenchTest>& tests, int repetitions, int max_step_rows,
-    const std::function<void(const BenchResult&)>& done);
+    const std::function<Yardstick()>& probe, const std::function<void(const BenchResult&)>& done);
 
 }  // namespace tandem::server

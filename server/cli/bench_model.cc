@@ -1,4 +1,4 @@
-// `tandem bench model`: the yardsticks of the machine, then the model's speed against them.
+// `tandem bench model`: the model's speed against the yardsticks of the machine.
 
 #include <algorithm>
 #include <cstdio>
@@ -40,19 +40,6 @@ MemoryRequest BenchMemory(const Settings& settings, const ModelSource& source,
   return request;
 }
 
-// The yardsticks, as the best seen so far: called before and after the tests, because the machine's
-// own speed drifts, and a share of a slow moment would flatter the model.
-void ProbeMachine(kernels::CpuBackend& backend, const Console& console, BenchFacts& facts) {
-  facts.read_bytes_per_s = std::max(facts.read_bytes_per_s, kernels::MeasureReadBandwidth(backend));
-  facts.multiply_adds_per_s =
-      std::max(facts.multiply_adds_per_s, kernels::MeasureMultiplyAddPeak(backend));
-  console.Note("probe",
-               absl::StrFormat("%.1f GB/s read, %.1f G multiply-adds/s",
-                               facts.read_bytes_per_s / 1e9, facts.multiply_adds_per_s / 1e9),
-               absl::StrFormat("read_bytes_per_s=%.4g multiply_adds_per_s=%.4g",
-                               facts.read_bytes_per_s, facts.multiply_adds_per_s));
-}
-
 }  // namespace
 
 absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
@@ -89,23 +76,26 @@ absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
                       .weight_bytes = plan->weight_bytes + engine::PleTableBytes(source->config),
                       .weight_type = "bf16",
                       .kv_type = std::string(KvFormatName(KvFormatOf(settings)))};
-  ProbeMachine(**backend, console, facts);
-
   absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
       LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
   if (!engine.ok()) return engine.status();
-  const absl::StatusOr<std::vector<BenchResult>> results =
-      MeasureTests(**engine, tests, settings.bench.repetitions, settings.max_step_rows,
-                   [&](const BenchResult& result) {
-                     const TokenRate rate = RateOf(result);
-                     console.Note("test",
-                                  absl::StrFormat("%-10s %.2f ± %.2f tok/s", TestName(result.test),
-                                                  rate.median, rate.spread),
-                                  absl::StrFormat("name=\"%s\" tok_per_s=%.3f spread=%.3f",
-                                                  TestName(result.test), rate.median, rate.spread));
-                   });
+  kernels::CpuBackend& team = *(*engine)->backend;
+  const auto probe = [&] {
+    return Yardstick{.read_bytes_per_s = kernels::MeasureReadBandwidth(team),
+                     .multiply_adds_per_s = kernels::MeasureMultiplyAddPeak(team)};
+  };
+  const auto done = [&](const BenchResult& result) {
+    const int run = static_cast<int>(result.seconds.size());
+    const double rate = result.test.tokens() / result.seconds.back();
+    console.Note(
+        "test",
+        absl::StrFormat("%-10s run %d of %d: %.2f tok/s", TestName(result.test), run,
+                        settings.bench.repetitions, rate),
+        absl::StrFormat("name=\"%s\" run=%d tok_per_s=%.3f", TestName(result.test), run, rate));
+  };
+  const absl::StatusOr<std::vector<BenchResult>> results = MeasureTests(
+      **engine, tests, settings.bench.repetitions, settings.max_step_rows, probe, done);
   if (!results.ok()) return results.status();
-  ProbeMachine(*(*engine)->backend, console, facts);
   std::fputs(BenchReport(facts, *results, settings.bench.output).c_str(), stdout);
   return absl::OkStatus();
 }

@@ -26,22 +26,36 @@ struct Figures {
   double multiply_add_share = 0.0;  // likewise
 };
 
-Figures FiguresOf(const BenchFacts& facts, const BenchResult& result) {
-  Figures figures;
-  figures.rate = RateOf(result);
-  figures.step_s = StepSeconds(result);
+Figures FiguresOf(const BenchResult& result) {
   const int tokens = result.test.tokens();
-  figures.weight_bytes_per_token = result.weight_bytes / tokens;
-  figures.multiply_adds_per_token = result.multiply_adds / tokens;
-  if (facts.read_bytes_per_s > 0) {
-    figures.bandwidth_share =
-        figures.rate.median * figures.weight_bytes_per_token / facts.read_bytes_per_s;
+  return {.rate = RateOf(result),
+          .step_s = StepSeconds(result),
+          .weight_bytes_per_token = result.weight_bytes / tokens,
+          .multiply_adds_per_token = result.multiply_adds / tokens,
+          .bandwidth_share = BandwidthShareOf(result),
+          .multiply_add_share = MultiplyAddShareOf(result)};
+}
+
+// Median over the repetitions of `amount` per second over the yardstick.
+double ShareOf(const BenchResult& result, double amount, double Yardstick::*yardstick) {
+  std::vector<double> shares;
+  for (size_t i = 0; i < result.seconds.size(); ++i) {
+    const double best = result.yardsticks[i].*yardstick;
+    if (best <= 0) return 0.0;
+    shares.push_back(amount / result.seconds[i] / best);
   }
-  if (facts.multiply_adds_per_s > 0) {
-    figures.multiply_add_share =
-        figures.rate.median * figures.multiply_adds_per_token / facts.multiply_adds_per_s;
+  return Median(shares);
+}
+
+// "50.1 to 83.9" over all repetitions of all tests, in units of 1e9.
+std::string YardstickRange(const std::vector<BenchResult>& results, double Yardstick::*yardstick) {
+  std::vector<double> values;
+  for (const BenchResult& result : results) {
+    for (const Yardstick& each : result.yardsticks) values.push_back(each.*yardstick / 1e9);
   }
-  return figures;
+  if (values.empty()) return "?";
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  return absl::StrFormat("%.1f to %.1f", *least, *most);
 }
 
 std::string ShareText(double share) {
@@ -55,10 +69,14 @@ std::vector<std::string> StepCosts(const std::vector<BenchResult>& results) {
     if (one.test.prompt_tokens > 0 || one.test.streams != 1) continue;
     for (const BenchResult& many : results) {
       if (many.test.generate_tokens != one.test.generate_tokens || many.test.streams == 1) continue;
+      std::vector<double> ratios;
+      for (size_t i = 0; i < one.seconds.size(); ++i) {
+        ratios.push_back(many.seconds[i] / many.steps / (one.seconds[i] / one.steps));
+      }
       lines.push_back(absl::StrFormat(
           "A step of tg%d takes %.2f times as long with %d streams as with 1 (%.1f ms, %.1f ms).",
-          one.test.generate_tokens, StepSeconds(many) / StepSeconds(one), many.test.streams,
-          StepSeconds(many) * 1e3, StepSeconds(one) * 1e3));
+          one.test.generate_tokens, Median(ratios), many.test.streams, StepSeconds(many) * 1e3,
+          StepSeconds(one) * 1e3));
     }
   }
   return lines;
@@ -75,7 +93,7 @@ std::string Markdown(const BenchFacts& facts, const std::vector<BenchResult>& re
                                  {"read bandwidth", true},
                                  {"multiply-adds", true}}};
   for (const BenchResult& result : results) {
-    const Figures figures = FiguresOf(facts, result);
+    const Figures figures = FiguresOf(result);
     table.rows.push_back(
         {facts.model, facts.weight_type + " " + BytesText(static_cast<double>(facts.weight_bytes)),
          facts.kv_type, std::to_string(facts.threads), TestName(result.test),
@@ -88,10 +106,13 @@ std::string Markdown(const BenchFacts& facts, const std::vector<BenchResult>& re
   text += absl::StrFormat(
       "tok/s: median of %d runs over all streams ± half of slowest to fastest. MB/token: weights "
       "read (10^6 bytes), without KV.\n"
-      "Shares are of %.1f GB/s read and %.1f G multiply-adds/s (attention counted), both measured "
-      "in this run.\n",
+      "Shares: median over the runs, each held against what was measured right before it: reading "
+      "%s GB/s,\nmultiply-adds (attention counted) %s G/s. Tests ran in turn; ratios are medians "
+      "of "
+      "pairs.\n",
       results.empty() ? 0 : static_cast<int>(results[0].seconds.size()),
-      facts.read_bytes_per_s / 1e9, facts.multiply_adds_per_s / 1e9);
+      YardstickRange(results, &Yardstick::read_bytes_per_s),
+      YardstickRange(results, &Yardstick::multiply_adds_per_s));
   text += absl::StrFormat("\n`%s`  \n%s %s (%s)  \n%s, %s  \n%s, %s parameters  \n%s\n",
                           facts.command_line, facts.version, facts.commit, facts.build, facts.cpu,
                           facts.backend, facts.model, ParametersText(facts.parameters), facts.date);
@@ -112,11 +133,9 @@ std::string Json(const BenchFacts& facts, const std::vector<BenchResult>& result
                                  {"weight_type", facts.weight_type},
                                  {"weight_bytes", facts.weight_bytes},
                                  {"kv_type", facts.kv_type},
-                                 {"read_bytes_per_s", facts.read_bytes_per_s},
-                                 {"multiply_adds_per_s", facts.multiply_adds_per_s},
                                  {"tests", nlohmann::ordered_json::array()}};
   for (const BenchResult& result : results) {
-    const Figures figures = FiguresOf(facts, result);
+    const Figures figures = FiguresOf(result);
     json["tests"].push_back({{"test", TestName(result.test)},
                              {"prompt_tokens", result.test.prompt_tokens},
                              {"generate_tokens", result.test.generate_tokens},
@@ -130,6 +149,10 @@ std::string Json(const BenchFacts& facts, const std::vector<BenchResult>& result
                              {"read_bandwidth_share", figures.bandwidth_share},
                              {"multiply_add_share", figures.multiply_add_share},
                              {"seconds", result.seconds}});
+    for (const Yardstick& each : result.yardsticks) {
+      json["tests"].back()["read_bytes_per_s"].push_back(each.read_bytes_per_s);
+      json["tests"].back()["multiply_adds_per_s"].push_back(each.multiply_adds_per_s);
+    }
   }
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
@@ -139,19 +162,19 @@ std::string Csv(const BenchFacts& facts, const std::vector<BenchResult>& results
   for (const char* title :
        {"model", "weight_type", "weight_bytes", "kv_type", "threads", "test", "streams",
         "tok_per_s", "tok_per_s_spread", "step_ms", "weight_bytes_per_token",
-        "multiply_adds_per_token", "read_bytes_per_s", "multiply_adds_per_s", "backend", "cpu",
+        "multiply_adds_per_token", "read_bandwidth_share", "multiply_add_share", "backend", "cpu",
         "commit", "date", "command_line"}) {
     table.columns.push_back({title});
   }
   const auto number = [](double x) { return absl::StrFormat("%.6g", x); };
   for (const BenchResult& result : results) {
-    const Figures figures = FiguresOf(facts, result);
+    const Figures figures = FiguresOf(result);
     table.rows.push_back(
         {facts.model, facts.weight_type, std::to_string(facts.weight_bytes), facts.kv_type,
          std::to_string(facts.threads), TestName(result.test), std::to_string(result.test.streams),
          number(figures.rate.median), number(figures.rate.spread), number(figures.step_s * 1e3),
          number(figures.weight_bytes_per_token), number(figures.multiply_adds_per_token),
-         number(facts.read_bytes_per_s), number(facts.multiply_adds_per_s), facts.backend,
+         number(figures.bandwidth_share), number(figures.multiply_add_share), facts.backend,
          facts.cpu, facts.commit, facts.date, facts.command_line});
   }
   return CsvText(table);
@@ -164,6 +187,14 @@ TokenRate RateOf(const BenchResult& result) {
   for (const double seconds : result.seconds) rates.push_back(result.test.tokens() / seconds);
   const auto [slowest, fastest] = std::minmax_element(rates.begin(), rates.end());
   return {.median = Median(rates), .spread = (*fastest - *slowest) / 2};
+}
+
+double BandwidthShareOf(const BenchResult& result) {
+  return ShareOf(result, result.weight_bytes, &Yardstick::read_bytes_per_s);
+}
+
+double MultiplyAddShareOf(const BenchResult& result) {
+  return ShareOf(result, result.multiply_adds, &Yardstick::multiply_adds_per_s);
 }
 
 double StepSeconds(const BenchResult& result) { return Median(result.seconds) / result.steps; }

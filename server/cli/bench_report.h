@@ -26,8 +26,6 @@ struct BenchFacts {
   uint64_t weight_bytes = 0;
   std::string weight_type;
   std::string kv_type;
-  double read_bytes_per_s = 0.0;     // measured in the same run; 0: could not be
-  double multiply_adds_per_s = 0.0;  // likewise
 };
 
 struct TokenRate {
@@ -35,6 +33,11 @@ struct TokenRate {
   double spread = 0.0;  // half the distance from the slowest to the fastest repetition
 };
 TokenRate RateOf(const BenchResult& result);
+
+// Median over the repetitions of what was reached over that repetition's yardstick, 0..1; 0 when a
+// yardstick is missing.
+double BandwidthShareOf(const BenchResult& result);
+double MultiplyAddShareOf(const BenchResult& result);
 
 // Seconds of one step at the median.
 double StepSeconds(const BenchResult& result);

@@ -14,7 +14,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-// A model of 1 GB on a machine that reads 10 GB/s and does 100 G multiply-adds/s.
+// A model of 1 GB.
 BenchFacts Facts() {
   return {.command_line = "tandem bench model",
           .version = "0.1.0",
@@ -24,15 +24,15 @@ BenchFacts Facts() {
           .model = "m",
           .weight_bytes = uint64_t{1} << 30,
           .weight_type = "bf16",
-          .kv_type = "bf16",
-          .read_bytes_per_s = 10e9,
-          .multiply_adds_per_s = 100e9};
+          .kv_type = "bf16"};
 }
 
-// 8 steps in 4, 2 and 1.6 seconds.
+// 8 steps in 4, 2 and 1.6 seconds, on a machine that reads 10 GB/s and does 100 G multiply-adds/s;
+// it was at half its speed in the first run.
 BenchResult OneStream() {
   return {.test = {.generate_tokens = 8, .streams = 1},
           .seconds = {4.0, 2.0, 1.6},
+          .yardsticks = {{5e9, 50e9}, {10e9, 100e9}, {10e9, 100e9}},
           .steps = 8,
           .multiply_adds = 8e9,
           .weight_bytes = 8e9};
@@ -41,7 +41,7 @@ BenchResult OneStream() {
 BenchResult FourStreams() {
   BenchResult result = OneStream();
   result.test.streams = 4;
-  result.seconds = {3.0, 3.0, 3.0};
+  result.seconds = {6.0, 3.0, 2.0};
   result.multiply_adds *= 4;
   return result;
 }
@@ -68,19 +68,20 @@ TEST(TokenRateTest, ItIsTheMedianWithHalfTheRangeOverAllStreams) {
 
 TEST(BenchReportTest, TheTableHasRatesTrafficAndSharesOfTheMachine) {
   const std::string text = BenchReport(Facts(), {OneStream(), FourStreams()}, "md");
-  // 1e9 bytes per token at 4 tokens/s are 40 % of 10 GB/s; 1e9 multiply-adds 4 % of 100 G.
+  // 1e9 bytes per token: 2, 4 and 5 GB/s of 5, 10 and 10; 1e9 multiply-adds 4 %, 4 % and 5 %.
   EXPECT_THAT(text, AllOf(HasSubstr("| m     | bf16 1.0 GiB | bf16 |       2 | tg8    |"),
                           HasSubstr("4.00 ± 1.50"), HasSubstr("1000.0"), HasSubstr("40.0 %"),
                           HasSubstr("4.0 %"), HasSubstr("tg8 x4")));
   EXPECT_THAT(text, HasSubstr("A step of tg8 takes 1.50 times as long with 4 streams as with 1 "
                               "(375.0 ms, 250.0 ms)."));
+  EXPECT_THAT(text, AllOf(HasSubstr("5.0 to 10.0 GB/s"), HasSubstr("50.0 to 100.0 G/s")));
   EXPECT_THAT(text, AllOf(HasSubstr("`tandem bench model`"), HasSubstr("abc"), HasSubstr("a CPU")));
 }
 
 TEST(BenchReportTest, WithoutAProbeTheSharesAreUnknown) {
-  BenchFacts facts = Facts();
-  facts.read_bytes_per_s = 0.0;
-  EXPECT_THAT(BenchReport(facts, {OneStream()}, "md"), HasSubstr(" ? | "));
+  BenchResult result = OneStream();
+  result.yardsticks[1].read_bytes_per_s = 0.0;
+  EXPECT_THAT(BenchReport(Facts(), {result}, "md"), HasSubstr(" ? | "));
 }
 
 TEST(BenchReportTest, JsonHasTheSameFigures) {
