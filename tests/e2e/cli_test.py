@@ -212,16 +212,17 @@ def test_inspect_knows_the_published_shapes():
 
 def test_bench_model():
     words = ["bench", "model", "--model", MODEL, "--prompt", "24", "--generate", "4",
-             "--streams", "1,3", "--repetitions", "3"]
+             "--streams", "1,3", "--repetitions", "2"]
     table = tandem(*words).stdout
     for test in ("| pp24 ", "| tg4 ", "| tg4 x3 ", "with 3 streams as with 1"):
         assert test in table, table
     report = json.loads(tandem(*words, "--output", "json").stdout)
     assert [test["test"] for test in report["tests"]] == ["pp24", "tg4", "tg4 x3"]
     assert report["command_line"].startswith("tandem bench model --model ")
-    assert report["read_bytes_per_s"] > 0 and report["multiply_adds_per_s"] > 0
     for test in report["tests"]:
-        assert len(test["seconds"]) == 3 and test["tok_per_s"] > 0
+        assert len(test["seconds"]) == 2 and test["tok_per_s"] > 0
+        assert len(test["read_bytes_per_s"]) == 2 and min(test["read_bytes_per_s"]) > 0
+        assert len(test["multiply_adds_per_s"]) == 2 and min(test["multiply_adds_per_s"]) > 0
         assert test["multiply_adds_per_token"] > 0 and test["weight_bytes_per_token"] > 0
     rows = list(csv.DictReader(io.StringIO(tandem(*words, "--output", "csv").stdout)))
     assert [row["test"] for row in rows] == ["pp24", "tg4", "tg4 x3"]
