@@ -176,10 +176,9 @@ std::string LineToTry(const Listeners& listeners) {
     if (listeners.http == nullptr) return "";
     return "curl -s " + LocalAddress(listeners.http_address) + "/metrics";
   }
-  return absl::StrFormat("PYTHONPATH=%s /usr/bin/python3 %s %s",
-                         fs::proximate(modules, error).string(),
-                         fs::proximate(client, error).string(),
-                         LocalAddress(listeners.grpc_addresses[0]));
+  return absl::StrFormat(
+      "PYTHONPATH=%s /usr/bin/python3 %s %s", fs::proximate(modules, error).string(),
+      fs::proximate(client, error).string(), LocalAddress(listeners.grpc_addresses[0]));
 }
 
 void SayReady(const Console& console, const Listeners& listeners, double seconds) {
@@ -192,9 +191,8 @@ void SayReady(const Console& console, const Listeners& listeners, double seconds
   }
   console.Note("ready", absl::StrFormat("%s  (%s)", text, SecondsText(seconds)),
                absl::StrFormat("%s seconds=%.1f", event, seconds));
-  if (console.terminal().interactive) {
-    const std::string line = LineToTry(listeners);
-    if (!line.empty()) console.Note("try", line, "");
+  if (const std::string line = LineToTry(listeners); !line.empty()) {
+    console.Note("try", line, "command=\"" + line + "\"");
   }
 }
 

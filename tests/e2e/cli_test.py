@@ -248,12 +248,12 @@ def test_without_a_terminal_the_log_is_json():
     lines = []
     for line in process.stderr:
         lines.append(json.loads(line))
-        if lines[-1]["msg"].startswith("ready: "):
+        if lines[-1]["msg"].startswith("try: "):
             process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == DONE
     events = [line["msg"].split(":")[0] for line in lines]
-    assert events == ["tandem", "model", "device", "memory", "kv", "loaded", "ready", "drain",
-                      "stopped"]
+    assert events == ["tandem", "model", "device", "memory", "kv", "loaded", "ready", "try",
+                      "drain", "stopped"]
     assert set(lines[0]) == {"ts", "level", "logger", "msg"}
 
 
