@@ -234,6 +234,14 @@ def test_bench_model_refuses_more_streams_than_rows():
     assert "--streams 64" in message and "--max-step-rows 32" in message
 
 
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(REPOSITORY / "tests" / "golden" / "e2b-like" / "target", model)
+    shutil.copy(REPOSITORY / "tests" / "golden" / "12b-like" / "target" / "tokenizer.json", model)
+    message = fails(FAILED, "run", "--model", model, "-p", "hello")
+    assert "tokenizer.json has 1000 tokens" in message and "vocabulary of 1024" in message
+
+
 # What serve says
 
 
