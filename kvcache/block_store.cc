@@ -1,9 +1,6 @@
 #include "kvcache/block_store.h"
 
-#include <sys/mman.h>
-
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -26,40 +23,22 @@ absl::StatusOr<BlockStore> BlockStore::Create(GroupLayout layout, int32_t num_bl
                                                    " bytes does not fit the address space"));
   }
   const size_t bytes = num_blocks * layout.block_bytes;
-  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
+  absl::StatusOr<kernels::HugeMemory> memory = kernels::HugeMemory::Allocate(bytes);
+  if (!memory.ok()) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("the system refused ", bytes, " bytes for the KV pool (", std::strerror(errno),
-                     "); lower the KV memory"));
+        absl::StrCat("the KV pool can not be had: ", std::string(memory.status().message()),
+                     "; lower the KV memory"));
   }
-  madvise(base, bytes, MADV_HUGEPAGE);  // a wish: without huge pages only speed is lost
-  return BlockStore(std::move(layout), num_blocks, static_cast<std::byte*>(base));
+  return BlockStore(std::move(layout), num_blocks, *std::move(memory));
 }
 
-BlockStore::BlockStore(GroupLayout layout, int32_t num_blocks, std::byte* base)
-    : layout_(std::move(layout)), num_blocks_(num_blocks), base_(base) {}
-
-BlockStore::BlockStore(BlockStore&& other) noexcept
-    : layout_(std::move(other.layout_)),
-      num_blocks_(std::exchange(other.num_blocks_, 0)),
-      base_(std::exchange(other.base_, nullptr)) {}
-
-BlockStore& BlockStore::operator=(BlockStore&& other) noexcept {
-  std::swap(layout_, other.layout_);
-  std::swap(num_blocks_, other.num_blocks_);
-  std::swap(base_, other.base_);
-  return *this;
-}
-
-BlockStore::~BlockStore() {
-  if (base_ != nullptr) munmap(base_, bytes());
-}
+BlockStore::BlockStore(GroupLayout layout, int32_t num_blocks, kernels::HugeMemory memory)
+    : layout_(std::move(layout)), num_blocks_(num_blocks), memory_(std::move(memory)) {}
 
 kernels::KvView BlockStore::View(int layer) const {
   const LayerKv& kv = layout_.layers[layer];
   kernels::KvView view;
-  view.base = base_ + layout_.layer_offset[layer];
+  view.base = memory_.data() + layout_.layer_offset[layer];
   view.block_stride = layout_.block_bytes;
   view.head_stride = HeadBlockBytes(kv, layout_.block_tokens);
   view.v_offset = HeadBlockVOffset(kv, layout_.block_tokens);
@@ -75,7 +54,7 @@ void BlockStore::PrepareBlock(int32_t block) {
     const size_t scale_bytes = HeadBlockScaleBytes(kv, layout_.block_tokens);
     if (scale_bytes == 0) continue;
     const size_t head_bytes = HeadBlockBytes(kv, layout_.block_tokens);
-    std::byte* head = base_ + block * layout_.block_bytes + layout_.layer_offset[i] +
+    std::byte* head = memory_.data() + block * layout_.block_bytes + layout_.layer_offset[i] +
                       HeadBlockScaleOffset(kv, layout_.block_tokens);
     for (int h = 0; h < kv.num_kv_heads; ++h, head += head_bytes) {
       std::memset(head, 0, scale_bytes);

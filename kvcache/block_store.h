@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "kernels/huge_memory.h"
 #include "kernels/types.h"
 #include "kvcache/layout.h"
 
@@ -22,10 +23,6 @@ class BlockStore {
   //   errors  kInvalidArgument for num_blocks < 1 or a size that does not fit the address space;
   //           kResourceExhausted when the system refuses the reservation
   static absl::StatusOr<BlockStore> Create(GroupLayout layout, int32_t num_blocks);
-
-  BlockStore(BlockStore&& other) noexcept;
-  BlockStore& operator=(BlockStore&& other) noexcept;
-  ~BlockStore();
 
   // The rows of one layer; `layer` counts the group's layers.
   kernels::KvView View(int layer) const;
@@ -40,11 +37,11 @@ class BlockStore {
   size_t bytes() const { return static_cast<size_t>(num_blocks_) * layout_.block_bytes; }
 
  private:
-  BlockStore(GroupLayout layout, int32_t num_blocks, std::byte* base);
+  BlockStore(GroupLayout layout, int32_t num_blocks, kernels::HugeMemory memory);
 
   GroupLayout layout_;
   int32_t num_blocks_ = 0;
-  std::byte* base_ = nullptr;  // [num_blocks, block_bytes], owned mapping
+  kernels::HugeMemory memory_;  // [num_blocks, block_bytes]
 };
 
 }  // namespace tandem::kvcache
