@@ -37,7 +37,8 @@ struct Request {
   engine::LogprobOptions prompt_logprobs;  // of prompt tokens from position 1 on
   int n = 1;                               // choices
   int priority = 0;                        // -100..100, higher first
-  std::string tenant;
+  std::string tenant;                // waiting requests of all tenants take turns
+  bool reject_if_queued = false;     // refused unless its first row runs in the next step
   // Points in time on the scheduler's clock.
   int64_t arrival_us = 0;
   int64_t deadline_us = std::numeric_limits<int64_t>::max();       // then DEADLINE_EXCEEDED
@@ -51,6 +52,7 @@ enum class FinishReason {
   kMaxTokens,
   kContextLength,
   kTimeLimit,
+  kToolCalls,  // found by server/: the model waits for the result of a tool it called
   kAborted,
 };
 

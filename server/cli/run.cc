@@ -91,6 +91,8 @@ const char* ReasonName(scheduler::FinishReason reason) {
       return "context_length";
     case scheduler::FinishReason::kTimeLimit:
       return "time_limit";
+    case scheduler::FinishReason::kToolCalls:
+      return "tool_calls";
     case scheduler::FinishReason::kAborted:
       return "aborted";
   }

@@ -64,6 +64,10 @@ struct Settings {
   int max_step_rows = scheduler::SchedulerConfig{}.max_step_rows;
   int step_target_ms = static_cast<int>(scheduler::SchedulerConfig{}.step_target_us / 1000);
   int max_queued_requests = scheduler::SchedulerConfig{}.max_queued_requests;
+  int max_queued_tokens = 0;  // 0: four times what the KV cache holds
+  int max_queued_mib = 256;
+  int max_queued_per_tenant = 0;  // 0: no limit
+  std::string reject_hopeless = "on";
 
   // KV cache
   std::string kv_type = "auto";
@@ -75,12 +79,22 @@ struct Settings {
   std::string sampling_defaults = "model";
   int max_n = 8;
   int max_prompt_logprob_tokens = 8192;
+  int default_deadline_s = 0;        // 0: none
+  int default_queue_timeout_ms = 0;  // 0: none
+  int stream_buffer_tokens = 4096;
+  std::string slow_consumer = "pause";
+  int slow_consumer_timeout_s = 60;
 
   // Network
   std::vector<std::string> grpc_listen = {"0.0.0.0:50051"};
   std::string http_listen = "0.0.0.0:8080";
   int grpc_max_recv_mib = 64;
+  int drain_grace_s = 5;
   int drain_timeout_s = 120;
+  int stall_timeout_s = 120;
+  int grpc_max_connection_age_s = 0;  // 0: never
+  std::string reflection = "on";
+  std::string replica;  // empty: the host name
 
   // Logging
   std::string log_format = "auto";

@@ -51,6 +51,8 @@ v1::FinishReason ToFinishReason(scheduler::FinishReason reason) {
       return v1::CONTEXT_LENGTH;
     case scheduler::FinishReason::kTimeLimit:
       return v1::TIME_LIMIT;
+    case scheduler::FinishReason::kToolCalls:
+      return v1::TOOL_CALLS;
     case scheduler::FinishReason::kAborted:
       return v1::ABORTED;
   }

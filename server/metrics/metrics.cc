@@ -57,6 +57,7 @@ const char* FinishedReasonLabel(FinishReason reason) {
     case FinishReason::kStopEos:
     case FinishReason::kStopToken:
     case FinishReason::kStopString:
+    case FinishReason::kToolCalls:
       return "stop";
     case FinishReason::kMaxTokens:
     case FinishReason::kContextLength:
