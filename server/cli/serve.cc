@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -91,14 +92,26 @@ std::string LocalAddress(const std::string& bound) {
   return bound;
 }
 
+std::string HostName() {
+  std::array<char, 256> name = {};
+  return gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : "";
+}
+
 GrpcConfig MakeGrpcConfig(const Settings& settings) {
   GrpcConfig config;
   config.listen = settings.grpc_listen;
   config.max_recv_mib = settings.grpc_max_recv_mib;
   config.max_concurrent_streams = std::max(config.max_concurrent_streams,
                                            settings.max_queued_requests + settings.max_slots + 64);
+  config.max_connection_age_s = settings.grpc_max_connection_age_s;
+  config.reflection = settings.reflection == "on";
   config.max_n = settings.max_n;
   config.max_prompt_logprob_tokens = settings.max_prompt_logprob_tokens;
+  config.default_deadline_s = settings.default_deadline_s;
+  config.default_queue_timeout_ms = settings.default_queue_timeout_ms;
+  config.stream_buffer_tokens = settings.stream_buffer_tokens;
+  config.slow_consumer_timeout_s = settings.slow_consumer_timeout_s;
+  config.replica = settings.replica.empty() ? HostName() : settings.replica;
   config.version = Version();
   config.git_commit = GitCommit();
   config.build_flags = BuildFlags();
@@ -227,7 +240,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   console.Note("tandem", absl::StrFormat("%s (%s)", Version(), GitCommit()),
                absl::StrFormat("version=%s commit=%s", Version(), GitCommit()));
 
-  HealthState health;
+  HealthState health({.live_stall_us = int64_t{settings.stall_timeout_s} * 1'000'000});
   Metrics metrics(source->name);
   absl::StatusOr<Listeners> listeners = Listen(settings, health, metrics);
   if (!listeners.ok()) return listeners.status();
@@ -294,11 +307,13 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   SayReady(console, *listeners, MonotonicSeconds() - begin_s);
 
   WaitForSignal(console, scheduler, stopper);
+  // Nobody balances load over a server that somebody watches in a terminal.
+  const int grace_s = terminal.interactive ? 0 : settings.drain_grace_s;
   console.Note("drain",
                absl::StrFormat("finishing what runs, up to %d s; a second signal ends it",
                                settings.drain_timeout_s),
-               absl::StrFormat("timeout_s=%d", settings.drain_timeout_s));
-  listeners->grpc->Shutdown(int64_t{settings.drain_timeout_s} * 1000);
+               absl::StrFormat("grace_s=%d timeout_s=%d", grace_s, settings.drain_timeout_s));
+  listeners->grpc->Shutdown(int64_t{settings.drain_timeout_s} * 1000, int64_t{grace_s} * 1000);
   stopper.Disarm();
   generator.reset();
   scheduler.Stop();

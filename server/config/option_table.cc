@@ -352,7 +352,8 @@ std::vector<OptionSpec> MakeOptions() {
        .min = 0,
        .max = 3600,
        .help = "seconds after SIGTERM in which calls are still taken",
-       .detail = "Readiness turns off at once; load balancers need a moment to notice."},
+       .detail = "Readiness turns off at once; load balancers need a moment to notice. On a "
+                 "terminal there is no grace."},
       {.name = "drain-timeout-s",
        .group = Group::kNetwork,
        .verbs = kServe,

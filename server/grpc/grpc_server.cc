@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpc/grpc.h"
+#include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/security/server_credentials.h"
@@ -78,6 +79,11 @@ void LogProtobuf(google::protobuf::LogLevel level, const char*, int, const std::
   }
 }
 
+// gRPC's own complaints, such as a port in use, are told to whoever called; here they are detail.
+void LogGrpc(gpr_log_func_args* args) {
+  spdlog::debug("grpc: {}:{} {}", args->file, args->line, args->message);
+}
+
 }  // namespace
 
 struct GrpcServer::Impl {
@@ -93,16 +99,19 @@ struct GrpcServer::Impl {
   std::vector<int> ports;
   std::unique_ptr<grpc::Server> server;
 
+  std::mutex publish_mutex;
   std::thread watcher;
-  std::mutex watch_mutex;  // the field below
+  std::mutex end_mutex;  // the fields below
+  bool hurried = false;
   bool stop_watching = false;
-  std::condition_variable watch_changed;
+  std::condition_variable end_changed;
 
   std::once_flag shut_down;
 };
 
-// Tells gRPC's health service what HealthState says. Called by one thread at a time.
+// Tells gRPC's health service what HealthState says.
 void GrpcServer::Impl::PublishHealth() {
+  const std::lock_guard lock(publish_mutex);
   grpc::HealthCheckServiceInterface* service = server->GetHealthCheckService();
   const bool ready = health.Ready();
   for (const char* name : kReadinessNames) service->SetServingStatus(name, ready);
@@ -110,13 +119,13 @@ void GrpcServer::Impl::PublishHealth() {
 }
 
 void GrpcServer::Impl::WatchHealth() {
-  std::unique_lock lock(watch_mutex);
+  std::unique_lock lock(end_mutex);
   for (int period = 0; !stop_watching; ++period) {
     lock.unlock();
     PublishHealth();
     if (period % kHealthPeriodsPerRate == 0) core.ObserveRate();
     lock.lock();
-    watch_changed.wait_for(lock, kHealthPeriod, [&] { return stop_watching; });
+    end_changed.wait_for(lock, kHealthPeriod, [&] { return stop_watching; });
   }
 }
 
@@ -125,6 +134,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcConfig& 
                                                               Metrics& metrics) {
   if (const absl::Status good = CheckConfig(config); !good.ok()) return good;
   grpc_init();  // never undone: gRPC's own clean-up sometimes waits ten seconds for a poller
+  gpr_set_log_function(LogGrpc);
   google::protobuf::SetLogHandler(LogProtobuf);
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -164,19 +174,17 @@ void GrpcServer::Serve(const ServedModel& model, const ServingBackend& backend) 
   impl_->core.SetModel({.model = model, .backend = backend, .fingerprint = std::move(fingerprint)});
 }
 
-void GrpcServer::Shutdown(int64_t drain_ms) {
+void GrpcServer::Shutdown(int64_t drain_ms, int64_t grace_ms) {
   std::call_once(impl_->shut_down, [&] {
     Impl& server = *impl_;
-    server.core.calls().BeginDrain();
     server.health.SetPhase(Phase::kDraining);
-    {
-      const std::lock_guard lock(server.watch_mutex);
-      server.stop_watching = true;
-      server.watch_changed.notify_all();
-    }
-    server.watcher.join();
     server.PublishHealth();
-
+    {
+      std::unique_lock lock(server.end_mutex);
+      server.end_changed.wait_for(lock, std::chrono::milliseconds(std::max<int64_t>(0, grace_ms)),
+                                  [&] { return server.hurried; });
+    }
+    server.core.calls().BeginDrain();
     const auto drain = std::chrono::milliseconds(std::max<int64_t>(0, drain_ms));
     if (!server.core.calls().WaitIdle(drain)) {
       const auto handles = server.core.calls().HandlesToCancel();
@@ -189,10 +197,23 @@ void GrpcServer::Shutdown(int64_t drain_ms) {
     // Lets what is still being sent arrive, then cuts; returns when no callback is left.
     server.server->Shutdown(std::chrono::system_clock::now() + kCloseTimeout);
     server.server->Wait();
+    {
+      const std::lock_guard lock(server.end_mutex);
+      server.stop_watching = true;
+      server.end_changed.notify_all();
+    }
+    server.watcher.join();
     server.health.SetPhase(Phase::kStopped);
   });
 }
 
-void GrpcServer::HurryShutdown() { impl_->core.calls().Hurry(); }
+void GrpcServer::HurryShutdown() {
+  {
+    const std::lock_guard lock(impl_->end_mutex);
+    impl_->hurried = true;
+    impl_->end_changed.notify_all();
+  }
+  impl_->core.calls().Hurry();
+}
 
 }  // namespace tandem::server

@@ -67,10 +67,11 @@ class GrpcServer {
   // Once: from now on generation calls run. Health follows `health`, whose phase the caller sets.
   void Serve(const ServedModel& model, const ServingBackend& backend);
 
-  // Refuses new calls (UNAVAILABLE DRAINING), turns readiness off, waits up to `drain_ms` for those
-  // running, ends the rest (UNAVAILABLE SHUTTING_DOWN) and closes the listeners. Sets kDraining,
-  // then kStopped. Blocks until no call is left.
-  void Shutdown(int64_t drain_ms);
+  // Turns readiness off, takes new calls for another `grace_ms` while load balancers notice, then
+  // refuses them (UNAVAILABLE DRAINING), waits up to `drain_ms` for those running, ends the rest
+  // (UNAVAILABLE SHUTTING_DOWN) and closes the listeners. Sets kDraining, then kStopped. Blocks
+  // until no call is left.
+  void Shutdown(int64_t drain_ms, int64_t grace_ms = 0);
   // Makes a Shutdown that waits go on at once: a second signal.
   void HurryShutdown();
 

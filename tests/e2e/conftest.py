@@ -49,7 +49,9 @@ class Server:
         command = [os.environ["TANDEM_BINARY"], "serve", "--model", str(model_directory()),
                    "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
                    "--log-format", "text", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        environment = {"TANDEM_DRAIN_GRACE_S": "0", **os.environ}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                                        env=environment)
         self.log = []
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read_log, daemon=True)

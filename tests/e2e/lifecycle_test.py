@@ -189,6 +189,37 @@ def test_a_signal_drains():
     assert server.stop() == 0, "".join(server.log)
 
 
+def test_a_drain_takes_calls_for_a_moment_then_refuses_them_and_a_second_signal_ends_it():
+    server = Server("--drain-grace-s", "2", "--drain-timeout-s", "600")
+    # Given streams under way, and more that wait.
+    calls = [server.stub.GenerateStream(endless()) for _ in range(40)]
+    next(calls[0])
+    # When the process is told to end.
+    server.process.send_signal(signal.SIGTERM)
+    # Then probes say so at once, and calls are still answered.
+    eventually(lambda: server.http("/readyz")[0] == 503)
+    assert server.http("/livez")[0] == 200
+    assert health(server.channel, "readiness") == 2 and health(server.channel, "liveness") == 1
+    assert server.metric("tandem_draining") == 1
+    short = request(stopping=params_pb2.StoppingParams(max_tokens=2))
+    assert server.stub.Generate(short).usage.completion_tokens > 0
+
+    # And after the grace they are refused.
+    def refusal():
+        try:
+            server.stub.Generate(short)
+        except grpc.RpcError as error:
+            return error
+        return None
+
+    eventually(refusal)
+    refused(lambda: server.stub.Generate(short), grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    # When a second signal comes, then nothing is waited for any more.
+    server.process.send_signal(signal.SIGTERM)
+    refused(lambda: list(calls[-1]), grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")  # it waited
+    assert server.stop() == 0, "".join(server.log)
+
+
 def test_a_drain_that_takes_too_long_ends_the_rest():
     server = Server("--drain-timeout-s", "0")
     calls = [server.stub.GenerateStream(endless()) for _ in range(4)]
