@@ -190,10 +190,10 @@ def test_a_signal_drains():
 
 
 def test_a_drain_takes_calls_for_a_moment_then_refuses_them_and_a_second_signal_ends_it():
-    server = Server("--drain-grace-s", "2", "--drain-timeout-s", "600")
-    # Given streams under way, and more that wait.
-    calls = [server.stub.GenerateStream(endless()) for _ in range(40)]
-    next(calls[0])
+    server = Server("--drain-grace-s", "1", "--drain-timeout-s", "600", "--max-slots", "16")
+    # Given streams under way, and a seat left.
+    calls = [server.stub.GenerateStream(endless()) for _ in range(15)]
+    next(calls[-1])
     # When the process is told to end.
     server.process.send_signal(signal.SIGTERM)
     # Then probes say so at once, and calls are still answered.
@@ -216,7 +216,7 @@ def test_a_drain_takes_calls_for_a_moment_then_refuses_them_and_a_second_signal_
     refused(lambda: server.stub.Generate(short), grpc.StatusCode.UNAVAILABLE, "DRAINING")
     # When a second signal comes, then nothing is waited for any more.
     server.process.send_signal(signal.SIGTERM)
-    refused(lambda: list(calls[-1]), grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")  # it waited
+    refused(lambda: list(calls[-1]), grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     assert server.stop() == 0, "".join(server.log)
 
 
