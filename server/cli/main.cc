@@ -72,7 +72,11 @@ int Main(const std::vector<std::string>& words) {
       Print(VersionText());
       return 0;
     case CommandLine::Action::kHelp:
-      Print(invocation->verb.has_value() ? VerbHelp(*invocation->verb) : ProgramHelp());
+      if (invocation->verb.has_value()) {
+        Print(VerbHelp(*invocation->verb));
+      } else {
+        Print(invocation->family.empty() ? ProgramHelp() : FamilyHelp(invocation->family));
+      }
       return 0;
     case CommandLine::Action::kHelpAll:
       Print(VerbHelpAll(*invocation->verb));

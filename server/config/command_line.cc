@@ -21,7 +21,20 @@ struct VerbParser {
   std::vector<std::pair<const OptionSpec*, CLI::Option*>> options;
 };
 
+// Verbs of two words share the parser of their first.
+struct FamilyParser {
+  CLI::App* app = nullptr;
+  CLI::Option* help = nullptr;
+};
+
 std::string Words(const VerbSpec& verb) { return "tandem " + std::string(verb.name); }
+
+FamilyParser AddFamily(CLI::App& program, std::string_view family) {
+  CLI::App* const app = program.add_subcommand(std::string(family));
+  app->require_subcommand(0, 1);
+  app->allow_extras();
+  return {.app = app, .help = app->add_flag("-h,--help,--help-all")};
+}
 
 // CLI11 would take a list's further words, and would split a value in brackets, unless told not to.
 void TakeOneWordEach(CLI::Option* option) {
@@ -39,8 +52,7 @@ VerbParser AddVerb(CLI::App* app, const VerbSpec& verb) {
     if (!Takes(option, verb.verb)) continue;
     std::string names = FlagName(option);
     if (option.letter != 0) names += std::string(",-") + option.letter;
-    // `inspect` takes its model as a word as well.
-    if (!verb.argument.empty() && option.name == "model") names += ",model";
+    if (option.name == verb.argument_option) names += "," + std::string(option.name);
     if (IsSwitch(option)) {
       parser.options.emplace_back(&option, app->add_flag(names));
     } else {
@@ -97,11 +109,28 @@ absl::Status UnknownVerb(std::string_view word) {
   return absl::InvalidArgumentError(message);
 }
 
-absl::Status NoBenchKind(std::string_view word) {
-  if (word.empty()) return absl::InvalidArgumentError("`tandem bench` needs a kind: model");
-  return absl::InvalidArgumentError(
-      absl::StrFormat("'%s' is not a kind of `tandem bench`; did you mean `tandem bench model`?",
-                      std::string(word)));
+// `tandem bench` without the word that says which. `word` stands in its place; empty: none.
+absl::Status NoSuchMember(std::string_view family, std::string_view word) {
+  std::string message = absl::StrFormat("`tandem %s` needs one word more", std::string(family));
+  if (!word.empty()) {
+    message =
+        absl::StrFormat("`tandem %s %s` is not a command", std::string(family), std::string(word));
+    std::vector<std::string_view> members;
+    for (const VerbSpec& verb : Verbs()) {
+      if (FamilyOf(verb) == family) members.push_back(MemberOf(verb));
+    }
+    const std::string_view nearest = NearestName(word, members);
+    if (!nearest.empty()) {
+      message += absl::StrFormat("; did you mean `tandem %s %s`?", std::string(family),
+                                 std::string(nearest));
+    }
+  }
+  message += ":\n";
+  for (const VerbSpec& verb : Verbs()) {
+    if (FamilyOf(verb) != family) continue;
+    message += absl::StrFormat("\n  %-20s %s", Words(verb), std::string(verb.help));
+  }
+  return absl::InvalidArgumentError(message);
 }
 
 absl::StatusOr<std::vector<Assignment>> TakeFlags(const VerbSpec& verb, const VerbParser& parser) {
@@ -133,16 +162,16 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::span<const std::string> words)
   CLI::Option* const help = program.add_flag("-h,--help");
   CLI::Option* const help_all = program.add_flag("--help-all");
   CLI::Option* const version = program.add_flag("-V,--version");
-  CLI::App* const bench = program.add_subcommand("bench");
-  bench->require_subcommand(0, 1);
-  bench->allow_extras();
-  CLI::Option* const bench_help = bench->add_flag("-h,--help,--help-all");
   std::map<Verb, VerbParser> parsers;
+  std::map<std::string_view, FamilyParser> families;
   for (const VerbSpec& verb : Verbs()) {
-    CLI::App* const app = verb.verb == Verb::kBenchModel
-                              ? bench->add_subcommand("model")
-                              : program.add_subcommand(std::string(verb.name));
-    parsers[verb.verb] = AddVerb(app, verb);
+    CLI::App* parent = &program;
+    if (const std::string_view family = FamilyOf(verb); !family.empty()) {
+      FamilyParser& parser = families[family];
+      if (parser.app == nullptr) parser = AddFamily(program, family);
+      parent = parser.app;
+    }
+    parsers[verb.verb] = AddVerb(parent->add_subcommand(std::string(MemberOf(verb))), verb);
   }
 
   try {
@@ -182,12 +211,13 @@ absl::StatusOr<CommandLine> ParseCommandLine(std::span<const std::string> words)
     line.flags = *std::move(flags);
     return line;
   }
-  if (bench->parsed()) {
-    if (bench_help->count() > 0) {
-      return CommandLine{.action = CommandLine::Action::kHelp, .verb = Verb::kBenchModel};
+  for (const auto& [family, parser] : families) {
+    if (!parser.app->parsed()) continue;
+    if (parser.help->count() > 0 || help->count() > 0) {
+      return CommandLine{.action = CommandLine::Action::kHelp, .family = std::string(family)};
     }
-    const std::vector<std::string> rest = bench->remaining();
-    return NoBenchKind(rest.empty() ? "" : rest.front());
+    const std::vector<std::string> rest = program.remaining(/*recurse=*/true);
+    return NoSuchMember(family, rest.empty() ? "" : rest.front());
   }
   if (help->count() > 0 || help_all->count() > 0) {
     return CommandLine{.action = CommandLine::Action::kHelp};

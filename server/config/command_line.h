@@ -24,7 +24,8 @@ struct Assignment {
 struct CommandLine {
   enum class Action { kRun, kHelp, kHelpAll, kVersion };
   Action action = Action::kRun;
-  std::optional<Verb> verb;  // absent with kHelp and kVersion of the program as a whole
+  std::optional<Verb> verb;  // absent with kVersion, and with kHelp of more than one verb
+  std::string family;        // with kHelp of the verbs that begin with this word, such as "bench"
   std::vector<Assignment> flags;
 };
 

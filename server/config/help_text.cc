@@ -147,6 +147,16 @@ std::string ProgramHelp() {
   return text;
 }
 
+std::string FamilyHelp(std::string_view family) {
+  std::string text = "Usage: tandem " + Str(family) + " COMMAND [OPTIONS]\n\n";
+  for (const VerbSpec& verb : Verbs()) {
+    if (FamilyOf(verb) == family) {
+      text += absl::StrFormat("  %-14s %s\n", Str(MemberOf(verb)), Str(verb.help));
+    }
+  }
+  return text + "\n  tandem " + Str(family) + " COMMAND --help     the options of a command\n";
+}
+
 std::string VerbHelp(Verb verb) {
   std::string text = Usage(Describe(verb));
   if (verb == Verb::kConfig) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "server/config/option_table.h"
 #include "server/config/resolve.h"
@@ -10,7 +11,9 @@ namespace tandem::server {
 
 // The commands, on less than one screen.
 std::string ProgramHelp();
-// The common options of a verb: at most 30 lines of 100 columns.
+// The verbs whose first word is `family`.
+std::string FamilyHelp(std::string_view family);
+// The common options of a verb: at most 50 lines of 100 columns.
 std::string VerbHelp(Verb verb);
 // Every option of a verb with its details; each group is at most 24 lines of 100 columns.
 std::string VerbHelpAll(Verb verb);

@@ -572,17 +572,28 @@ std::string Spelled(std::string_view name, char separator, bool upper) {
 
 std::span<const VerbSpec> Verbs() {
   static constexpr std::array<VerbSpec, 5> kVerbs = {{
-      {Verb::kServe, "serve", "", "serve a model over gRPC, with metrics and probes over HTTP"},
-      {Verb::kRun, "run", "", "answer one prompt and exit"},
-      {Verb::kInspect, "inspect", "[MODEL]",
+      {Verb::kServe, "serve", "", "", "serve a model over gRPC, with metrics and probes over HTTP"},
+      {Verb::kRun, "run", "", "", "answer one prompt and exit"},
+      {Verb::kInspect, "inspect", "[MODEL]", "model",
        "show what a checkpoint holds and what fits in memory"},
-      {Verb::kBenchModel, "bench model", "", "measure prompt and generation speed on this machine"},
-      {Verb::kConfig, "config", "", "print the settings in force as a TOML file"},
+      {Verb::kBenchModel, "bench model", "", "",
+       "measure prompt and generation speed on this machine"},
+      {Verb::kConfig, "config", "", "", "print the settings in force as a TOML file"},
   }};
   return kVerbs;
 }
 
 const VerbSpec& Describe(Verb verb) { return Verbs()[static_cast<size_t>(verb)]; }
+
+std::string_view FamilyOf(const VerbSpec& verb) {
+  const size_t blank = verb.name.find(' ');
+  return blank == std::string_view::npos ? std::string_view() : verb.name.substr(0, blank);
+}
+
+std::string_view MemberOf(const VerbSpec& verb) {
+  const size_t blank = verb.name.find(' ');
+  return blank == std::string_view::npos ? verb.name : verb.name.substr(blank + 1);
+}
 
 std::span<const Group> Groups() {
   static constexpr std::array<Group, 8> kGroups = {

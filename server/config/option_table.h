@@ -23,12 +23,15 @@ enum class Verb : unsigned { kServe, kRun, kInspect, kBenchModel, kConfig };
 
 struct VerbSpec {
   Verb verb;
-  std::string_view name;      // as typed: "bench model"
-  std::string_view argument;  // of the usage line: "[MODEL]"
+  std::string_view name;             // as typed: "bench model"
+  std::string_view argument;         // of the usage line: "[MODEL]"
+  std::string_view argument_option;  // the option that a word without a flag is for; empty: none
   std::string_view help;
 };
 std::span<const VerbSpec> Verbs();
 const VerbSpec& Describe(Verb verb);
+std::string_view FamilyOf(const VerbSpec& verb);  // "bench" of "bench model"; else empty
+std::string_view MemberOf(const VerbSpec& verb);  // "model" of "bench model"; else the name
 
 enum class Group {
   kCommand,

@@ -129,7 +129,7 @@ absl::StatusOr<Invocation> Resolve(std::span<const std::string> words,
                                    const Environment& environment, const ReadFile& read_file) {
   absl::StatusOr<CommandLine> line = ParseCommandLine(words);
   if (!line.ok()) return line.status();
-  Invocation invocation = {.action = line->action, .verb = line->verb};
+  Invocation invocation = {.action = line->action, .verb = line->verb, .family = line->family};
   if (line->action != CommandLine::Action::kRun) return invocation;
   SplitNumberLists(line->flags);
   FromEnvironment from_environment = ReadEnvironment(environment);

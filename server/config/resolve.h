@@ -23,6 +23,7 @@ using ReadFile = std::function<absl::StatusOr<std::string>(const std::string& pa
 struct Invocation {
   CommandLine::Action action = CommandLine::Action::kRun;
   std::optional<Verb> verb;
+  std::string family;  // as in CommandLine
   Settings settings;
   std::map<std::string, std::string> given;  // setting name -> where its value comes from
   std::vector<std::string> warnings;         // one line each; the program goes on

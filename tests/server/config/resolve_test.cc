@@ -131,7 +131,10 @@ TEST(ResolveTest, HelpAndVersionAskForNothingElse) {
   EXPECT_EQ(ResolveWords({"--help"})->action, CommandLine::Action::kHelp);
   EXPECT_EQ(ResolveWords({"serve", "--bogus", "-h"})->action, CommandLine::Action::kHelp);
   EXPECT_EQ(ResolveWords({"serve", "--help-all"})->action, CommandLine::Action::kHelpAll);
-  EXPECT_EQ(ResolveWords({"bench", "--help"})->verb, Verb::kBenchModel);
+  EXPECT_EQ(ResolveWords({"bench", "model", "--help"})->verb, Verb::kBenchModel);
+  const auto family = ResolveWords({"bench", "--help"});
+  EXPECT_EQ(family->action, CommandLine::Action::kHelp);
+  EXPECT_EQ(family->family, "bench");
 }
 
 TEST(BadCommandLineTest, AnUnknownVerbIsAnsweredWithTheNearestOrWithAll) {
@@ -139,7 +142,8 @@ TEST(BadCommandLineTest, AnUnknownVerbIsAnsweredWithTheNearestOrWithAll) {
   EXPECT_THAT(Error({"bench", "modle"}), HasSubstr("did you mean `tandem bench model`?"));
   EXPECT_THAT(Error({"quantize"}), HasSubstr("the commands are serve, run, inspect"));
   EXPECT_THAT(Error({}), HasSubstr("command is missing"));
-  EXPECT_THAT(Error({"bench"}), HasSubstr("needs a kind: model"));
+  EXPECT_THAT(Error({"bench"}), AllOf(HasSubstr("`tandem bench` needs one word more"),
+                                      HasSubstr("\n  tandem bench model ")));
   EXPECT_THAT(Error({"--model", "x"}), HasSubstr("command"));
 }
 
