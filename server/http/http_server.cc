@@ -99,15 +99,13 @@ class Pages : public CivetHandler {
   Metrics& metrics_;
 };
 
-// "host:port" with a port 0..65535; an IPv6 host in brackets.
+// "host:port" with a port 0..65535.
 bool IsListenAddress(std::string_view listen) {
   const size_t colon = listen.rfind(':');
   if (colon == std::string_view::npos || colon == 0) return false;
   const std::string_view host = listen.substr(0, colon), port = listen.substr(colon + 1);
   if (host.find_first_of(", \t") != std::string_view::npos) return false;
-  if (host.find(':') != std::string_view::npos && (host.front() != '[' || host.back() != ']')) {
-    return false;
-  }
+  if (host.find(':') != std::string_view::npos) return false;
   unsigned number = 0;
   const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
   return error == std::errc() && end == port.data() + port.size() && number <= 65535;
@@ -128,6 +126,11 @@ struct HttpServer::Impl {
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpConfig& config,
                                                               HealthState& health,
                                                               Metrics& metrics) {
+  if (config.listen.starts_with('[')) {  // the distribution builds civetweb without IPv6
+    return absl::InvalidArgumentError(
+        absl::StrCat(config.listen, " is an IPv6 address; this port takes IPv4 only, such as ",
+                     "127.0.0.1:8080"));
+  }
   if (!IsListenAddress(config.listen)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "\"", config.listen, "\" is no address; give host:port, such as 0.0.0.0:8080"));

@@ -125,7 +125,7 @@ TEST_F(HttpServerTest, ABusyPortIsAnErrorThatNamesIt) {
 
 TEST_F(HttpServerTest, AnAddressThatIsNoneIsRefused) {
   for (const char* listen : {"", "8080", "127.0.0.1", "127.0.0.1:", ":80", "a:b", "h:65536", "h:-1",
-                             "::1:80", "1.2.3.4:80,1.2.3.4:81"}) {
+                             "::1:80", "[::1]:80", "1.2.3.4:80,1.2.3.4:81"}) {
     const auto server = HttpServer::Start({.listen = listen}, *health_, *metrics_);
     EXPECT_TRUE(absl::IsInvalidArgument(server.status())) << listen;
   }
