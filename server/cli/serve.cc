@@ -241,7 +241,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
                absl::StrFormat("version=%s commit=%s", Version(), GitCommit()));
 
   HealthState health({.live_stall_us = int64_t{settings.stall_timeout_s} * 1'000'000});
-  Metrics metrics(source->name);
+  Metrics metrics(source->name, settings.metric_tenants);
   absl::StatusOr<Listeners> listeners = Listen(settings, health, metrics);
   if (!listeners.ok()) return listeners.status();
 

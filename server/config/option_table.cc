@@ -399,6 +399,16 @@ std::vector<OptionSpec> MakeOptions() {
        .unset = "the host name",
        .help = "name of this process in answers"},
 
+      {.name = "metric-tenants",
+       .group = Group::kLogging,
+       .verbs = kServe,
+       .is_common = false,
+       .placeholder = "NAME",
+       .target = [](Settings& s) -> Target { return &s.metric_tenants; },
+       .unset = "none",
+       .help = "tenant with a series of its own, repeatable",
+       .detail =
+           "tandem_tenant_tokens_total counts the tokens of each, and of all others together."},
       {.name = "log-format",
        .group = Group::kLogging,
        .verbs = kServe,

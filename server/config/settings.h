@@ -97,6 +97,7 @@ struct Settings {
   std::string replica;  // empty: the host name
 
   // Logging
+  std::vector<std::string> metric_tenants;
   std::string log_format = "auto";
   std::string log_level = "info";
 

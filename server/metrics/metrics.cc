@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <sstream>
 #include <utility>
@@ -39,6 +41,8 @@ const Buckets kLengthBuckets = {1,    2,    5,    10,    20,    50,    100,    2
                                 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
 const Buckets kStepBuckets = {.0005, .001, .0025, .005, .01, .025, .05, .1,
                               .25,   .5,   1,     2.5,  5,   10,   30};
+const Buckets kFreeBuckets = {.0001, .0005, .001, .0025, .005, .01, .025, .05,
+                              .1,    .25,   .5,   1,     2.5,  5,   10,   30};
 const Buckets kScheduleBuckets = {.00001, .000025, .00005, .0001, .00025, .0005,
                                   .001,   .0025,   .005,   .01,   .05,    .25};
 
@@ -190,6 +194,13 @@ struct Metrics::Impl {
       OneHistogram("vllm:request_prompt_tokens", "Prompt tokens per request.", kLengthBuckets);
   Histogram& output_length = OneHistogram("vllm:request_generation_tokens",
                                           "Generated tokens per request.", kLengthBuckets);
+  Histogram& max_tokens_asked = OneHistogram("vllm:request_params_max_tokens",
+                                             "max_tokens of requests that set it.", kLengthBuckets);
+  Histogram& cancel_to_free = OneHistogram(
+      "tandem_cancel_to_free_seconds",
+      "From the cancellation of a request until its KV blocks are free.", kFreeBuckets);
+  Family<Counter>& tenant_tokens =
+      Counters("tandem_tenant_tokens_total", "Prompt and generated tokens of finished requests.");
   Family<Counter>& rejections =
       Counters("vllm:admission_rejections_total", "Requests refused for want of room or service.");
   Family<Counter>& cancellations =
@@ -202,12 +213,17 @@ struct Metrics::Impl {
   Family<Gauge>& model_info = Gauges("tandem_model_info", "The model that is loaded.");
   Family<Gauge>& startup = Gauges("tandem_startup_seconds", "Time spent starting, by phase.");
 
+  // Const once constructed.
+  std::map<std::string, Counter*, std::less<>> tokens_of_tenant;
+  Counter* tokens_of_others = nullptr;
+
   std::mutex mutex;  // the fields below
   EngineProbe probe;
   SchedulerStats last;  // what the counters have seen
 };
 
-Metrics::Metrics(std::string_view model_name) : impl_(std::make_unique<Impl>(model_name)) {
+Metrics::Metrics(std::string_view model_name, const std::vector<std::string>& tenants)
+    : impl_(std::make_unique<Impl>(model_name)) {
   // Series that exist from the start, so that rates work on their first event.
   for (const char* reason : {"stop", "length", "abort"}) {
     impl_->finished.Add({{"finished_reason", reason}});
@@ -215,6 +231,10 @@ Metrics::Metrics(std::string_view model_name) : impl_(std::make_unique<Impl>(mod
   for (const char* cause : {"client", "abort", "deadline", "drain", "slow"}) {
     impl_->cancellations.Add({{"cause", cause}});
   }
+  for (const std::string& tenant : tenants) {
+    impl_->tokens_of_tenant.emplace(tenant, &impl_->tenant_tokens.Add({{"tenant", tenant}}));
+  }
+  impl_->tokens_of_others = &impl_->tenant_tokens.Add({{"tenant", "other"}});
   // Routers look for this one; it says that no adapters can be loaded.
   impl_->Gauges("vllm:lora_requests_info", "Adapters in use; the value is the time of the start.")
       .Add({{"max_lora", "0"}, {"running_lora_adapters", ""}, {"waiting_lora_adapters", ""}})
@@ -262,6 +282,8 @@ void Metrics::OnMoreTokens(int64_t gap_us, int tokens) {
   for (int i = 0; i < tokens; ++i) impl_->inter_token.Observe(Seconds(gap_us) / tokens);
 }
 
+void Metrics::OnFreed(int64_t us) { impl_->cancel_to_free.Observe(Seconds(us)); }
+
 void Metrics::OnRequestDone(const RequestOutcome& outcome) {
   Impl& m = *impl_;
   if (const std::string_view cause = CancellationCause(outcome.reason); !cause.empty()) {
@@ -278,6 +300,10 @@ void Metrics::OnRequestDone(const RequestOutcome& outcome) {
   m.queue_time.Observe(Seconds(stats.queue_us));
   m.prompt_length.Observe(stats.prompt_tokens);
   m.output_length.Observe(stats.completion_tokens);
+  if (outcome.max_tokens > 0) m.max_tokens_asked.Observe(outcome.max_tokens);
+  const auto tenant = m.tokens_of_tenant.find(outcome.tenant);
+  Counter& tokens = tenant == m.tokens_of_tenant.end() ? *m.tokens_of_others : *tenant->second;
+  tokens.Increment(stats.prompt_tokens + stats.completion_tokens);
   if (stats.completion_tokens == 0) return;
   m.prefill_time.Observe(Seconds(stats.prefill_us));
   m.decode_time.Observe(Seconds(stats.decode_us));

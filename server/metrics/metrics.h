@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "scheduler/request.h"
@@ -37,13 +38,16 @@ struct RequestOutcome {
   std::string_view reason = {};  // ErrorInfo.reason; empty when OK
   bool started = false;          // its first row ran
   int n = 1;                     // choices
+  int max_tokens = 0;            // as asked; 0: not
+  std::string_view tenant = {};
   scheduler::RequestStats stats = {};
 };
 
 class Metrics {
  public:
-  // `model_name` is the label of every series.
-  explicit Metrics(std::string_view model_name);
+  //   model_name  the label of every series
+  //   tenants     whose tokens are counted one by one; those of all others are "other"
+  explicit Metrics(std::string_view model_name, const std::vector<std::string>& tenants = {});
   ~Metrics();
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
@@ -63,6 +67,8 @@ class Metrics {
   // mean gap between tokens.
   void OnMoreTokens(int64_t gap_us, int tokens);
   void OnRequestDone(const RequestOutcome& outcome);
+  // A cancelled request's blocks were free so long after its cancellation.
+  void OnFreed(int64_t us);
   // `method` as in the proto, `code` as in grpc::StatusCode.
   void OnGrpcCall(std::string_view method, int code);
 

@@ -110,6 +110,28 @@ TEST_F(MetricsTest, AFinishedRequestFillsItsHistograms) {
   EXPECT_THAT(text, HasSubstr("vllm:request_generation_tokens" + labels + "10"));
 }
 
+TEST(TenantMetricsTest, TokensAreCountedForTheTenantsNamedAndForAllOthersTogether) {
+  Metrics metrics("demo", {"blue"});
+  for (const char* tenant : {"blue", "green", "blue", ""}) {
+    metrics.OnRequestDone({.started = true,
+                           .max_tokens = 50,
+                           .tenant = tenant,
+                           .stats = {.prompt_tokens = 3, .completion_tokens = 4}});
+  }
+  HealthState health;
+  const std::string text = metrics.Render(health);
+  const std::string labels = "{model_name=\"demo\",tenant=";
+  EXPECT_THAT(text, HasSubstr("tandem_tenant_tokens_total" + labels + "\"blue\"} 14"));
+  EXPECT_THAT(text, HasSubstr("tandem_tenant_tokens_total" + labels + "\"other\"} 14"));
+  EXPECT_THAT(text, HasSubstr("vllm:request_params_max_tokens_sum{engine=\"0\",model_name="
+                              "\"demo\"} 200"));
+}
+
+TEST_F(MetricsTest, AFreedRequestIsTimed) {
+  metrics_.OnFreed(2'000'000);
+  EXPECT_THAT(Render(), HasSubstr("tandem_cancel_to_free_seconds_sum{model_name=\"demo\"} 2"));
+}
+
 TEST_F(MetricsTest, WhoeverEndedARequestEarlyIsCounted) {
   metrics_.OnRequestDone({.status = absl::CancelledError(""), .reason = "CLIENT_CANCELLED"});
   metrics_.OnRequestDone({.status = absl::DeadlineExceededError(""), .reason = "DEADLINE"});
