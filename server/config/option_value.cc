@@ -214,7 +214,9 @@ absl::Status StoreValue(const OptionSpec& option, std::span<const std::string> v
             if (absl::Status s = ParseOne(option, value, where, element); !s.ok()) return s;
             target->push_back(element);
           }
-          if (target->empty()) return Refused(where, "", "at least one value is expected");
+          if (target->empty() && option.unset.empty()) {
+            return Refused(where, "", "at least one value is expected");
+          }
           return absl::OkStatus();
         } else {
           if (values.size() != 1) {
