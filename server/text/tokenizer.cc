@@ -10,6 +10,24 @@
 #include "server/text/utf8.h"
 
 namespace tandem::server {
+namespace {
+
+// SanitizeUtf8 of the stretches inside and outside of `spans`; `moved` is where the spans are now.
+std::string SanitizeAround(std::string_view text, std::span<const ByteSpan> spans,
+                           std::vector<ByteSpan>& moved) {
+  std::string out;
+  size_t at = 0;
+  for (const ByteSpan& span : spans) {
+    out += SanitizeUtf8(text.substr(at, span.begin - at));
+    const size_t begin = out.size();
+    out += SanitizeUtf8(text.substr(span.begin, span.end - span.begin));
+    moved.push_back({.begin = begin, .end = out.size()});
+    at = span.end;
+  }
+  return out += SanitizeUtf8(text.substr(at));
+}
+
+}  // namespace
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
   std::error_code error;
@@ -68,28 +86,48 @@ Encoding Tokenizer::Encode(std::string_view text, bool parse_special) const {
   return EncodePrompt(text, /*add_bos=*/false, parse_special);
 }
 
-Encoding Tokenizer::EncodePrompt(std::string_view text, bool add_bos, bool parse_special) const {
+Encoding Tokenizer::EncodePrompt(std::string_view text, bool add_bos, bool parse_special,
+                                 std::span<const ByteSpan> client_spans) const {
   std::string sanitized;
+  std::vector<ByteSpan> moved_spans;
   if (!IsValidUtf8(text)) {
-    sanitized = SanitizeUtf8(text);
+    sanitized = SanitizeAround(text, client_spans, moved_spans);
     text = sanitized;
+    client_spans = moved_spans;
   }
   Encoding out;
-  if (add_bos && !(parse_special && text.starts_with(vocab_.Piece(bos_id_)))) {
+  const std::string_view bos = vocab_.Piece(bos_id_);
+  const bool starts_with_bos = parse_special && text.starts_with(bos) &&
+                               (client_spans.empty() || client_spans[0].begin >= bos.size());
+  if (add_bos && !starts_with_bos) {
     out.ids.push_back(bos_id_);
     out.byte_offsets.push_back(0);
   }
-  for (size_t at = 0; at < text.size();) {
-    const std::optional<AddedTokens::Match> added =
-        parse_special ? added_tokens_.FindNext(text, at) : std::nullopt;
-    const size_t segment_end = added.has_value() ? added->start : text.size();
-    bpe_.Encode(text.substr(at, segment_end - at), static_cast<uint32_t>(at), out);
-    if (added.has_value()) {
+
+  size_t segment_begin = 0;  // of the text since the last added token
+  const auto end_segment = [&](size_t end) {
+    bpe_.Encode(text.substr(segment_begin, end - segment_begin),
+                static_cast<uint32_t>(segment_begin), out);
+  };
+  // Takes the added tokens of a stretch that no client wrote.
+  const auto recognise = [&](size_t begin, size_t end) {
+    const std::string_view stretch = text.substr(0, end);
+    while (const auto added = added_tokens_.FindNext(stretch, begin)) {
+      end_segment(added->start);
       out.ids.push_back(added->id);
       out.byte_offsets.push_back(static_cast<uint32_t>(added->start));
+      begin = segment_begin = added->start + added->length;
     }
-    at = added.has_value() ? added->start + added->length : text.size();
+  };
+  if (parse_special) {
+    size_t ours = 0;  // where the stretch since the last client's bytes begins
+    for (const ByteSpan& span : client_spans) {
+      if (ours < span.begin) recognise(ours, span.begin);
+      ours = span.end;
+    }
+    recognise(ours, text.size());
   }
+  end_segment(text.size());
   return out;
 }
 

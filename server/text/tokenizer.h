@@ -7,8 +7,10 @@
 
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +23,11 @@
 #include "server/text/vocabulary.h"
 
 namespace tandem::server {
+
+// Bytes [begin, end) of a text.
+struct ByteSpan {
+  size_t begin, end;
+};
 
 class Tokenizer {
  public:
@@ -46,7 +53,11 @@ class Tokenizer {
 
   // The same for the start of a sequence: with `add_bos` one BOS stands in front (at offset 0),
   // unless the text itself begins with one that `parse_special` recognised.
-  Encoding EncodePrompt(std::string_view text, bool add_bos, bool parse_special) const;
+  //   client_spans  ascending and disjoint. Added tokens are recognised only where they touch none
+  //                 of them; what lies between two that were recognised is encoded in one piece,
+  //                 whoever wrote it, so that harmless text gives the same ids with and without
+  Encoding EncodePrompt(std::string_view text, bool add_bos, bool parse_special,
+                        std::span<const ByteSpan> client_spans = {}) const;
 
   // Entries of the file, added tokens included. The model's embedding must have as many rows.
   int vocab_size() const { return vocab_.size(); }
