@@ -120,7 +120,6 @@ void ChatOutput::EndToolCall(std::string_view closing, std::vector<ChatPiece>& o
   std::optional<ParsedToolCall> call;
   if (!closing.empty()) call = ParseToolCall(text);
   if (call.has_value()) {
-    ++num_calls_;
     out.push_back({.channel = Channel::kToolCall, .text = {}, .call = *std::move(call)});
   } else {
     Append(Channel::kContent, "<|tool_call>" + Spelled(text) + std::string(closing), out);

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 #include "server/chat/chat_tokens.h"
@@ -49,8 +48,10 @@ class ChatOutput {
   // Ends the stream: what waits for more tokens.
   std::vector<ChatPiece> Finish();
 
-  // Calls that were understood so far.
-  int num_calls() const { return num_calls_; }
+  // Whether an answer that ends with `id` does so for the result of a tool.
+  bool WaitsForTool(int32_t id) const {
+    return id == tokens_.tool_response_open && id != ChatTokens::kMissing;
+  }
 
  private:
   enum class State { kContent, kChannelName, kReasoning, kToolCall };
@@ -67,7 +68,6 @@ class ChatOutput {
   bool skip_special_tokens_;
   State state_;
   std::string collected_;  // kChannelName: the name so far; kToolCall: the call so far
-  int num_calls_ = 0;
 };
 
 }  // namespace tandem::server

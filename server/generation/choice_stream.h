@@ -1,7 +1,8 @@
 // The tokens of one choice turned into deltas: text, stop strings, and how much to send at once.
 //
 // In        tokens as the scheduler commits them, and the reason why the choice ended.
-// Out       deltas whose texts and ids join to the whole answer; a stop string that ended it.
+// Out       deltas whose texts and ids join to the whole answer, of a chat by channels; a stop
+//           string that ended it.
 // Not here  telling anyone (generator.cc); stops by id, which the scheduler decides.
 // Threads   one at a time.
 #pragma once
@@ -14,6 +15,8 @@
 
 #include "engine/sampling.h"
 #include "scheduler/request.h"
+#include "server/chat/chat_output.h"
+#include "server/generation/tool_call_delta.h"
 #include "server/text/detokenizer.h"
 #include "server/text/stop_matcher.h"
 #include "server/text/tokenizer.h"
@@ -30,26 +33,33 @@ struct StreamRules {
   std::vector<int32_t> stop_ids;  // the model's and the client's
   int interval_tokens = 1;
   std::chrono::microseconds interval = {};
+  std::optional<ChatOutputRules> chat;  // the answer is to a chat
+  std::string request_id;               // tool calls get their ids from it
 };
 
 struct Delta {
   int position = 0;  // tokens in the deltas before
   std::vector<engine::SampledToken> tokens;
-  std::string text;
+  std::string text;       // of a chat: what is said
+  std::string reasoning;  // of a chat, as are tool_calls
+  std::vector<ToolCallDelta> tool_calls;
 };
 
+// Stop strings are looked for in what is said and in what is thought, each stretch of them by
+// itself, and not in tool calls.
 class ChoiceStream {
  public:
   using Time = std::chrono::steady_clock::time_point;
 
-  // `rules` outlives the stream; `stops` has its stop strings.
-  ChoiceStream(const StreamRules& rules, StopMatcher stops);
+  // `rules` outlives the stream; `stops` has its stop strings; `choice` is its index.
+  ChoiceStream(const StreamRules& rules, StopMatcher stops, int choice);
 
   // Takes the next token. Ignored once the choice has ended: the scheduler runs ahead of the text.
   void Push(engine::SampledToken token, Time now);
 
   // Ends the choice. What was withheld may be shown now. A stop string that this completes goes
-  // before every reason but a stop by id.
+  // before every reason but a stop by id. kStopEos becomes kToolCalls when the model waits for the
+  // results of tools that it called.
   void Finish(scheduler::FinishReason reason);
 
   // How the choice ended; kStopString without Finish once one is found.
@@ -66,11 +76,20 @@ class ChoiceStream {
   Delta TakeDelta();
 
  private:
-  // What the end of the text releases: half a character, half a stop string.
-  std::string Flush(bool may_stop);
+  // Shows what the end of the text releases: half a character, half a stop string.
+  void Flush(bool may_stop);
+  // Shows the pieces of a chat's answer.
+  void Take(std::vector<ChatPiece> pieces, bool may_stop);
+  void EndChannel();
+  std::string& TextOf(ChatPiece::Channel channel);
 
   const StreamRules* rules_;
+  int choice_;
   StreamDetokenizer detokenizer_;
+  std::optional<ChatOutput> chat_;
+  ChatPiece::Channel channel_ = ChatPiece::Channel::kContent;  // of the last piece
+  int num_tool_calls_ = 0;
+  int32_t last_id_ = -1;
   StopMatcher stops_;
   std::optional<scheduler::FinishReason> ended_;
   int num_tokens_ = 0;  // sent and pending

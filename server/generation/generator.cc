@@ -57,6 +57,14 @@ absl::StatusOr<StopMatcher> MatcherOf(const GenerationSpec& spec) {
                     {.reason = "BAD_PARAMETER", .metadata = {}, .field = "stopping.stop"});
 }
 
+// Every token that ends a turn, whatever the checkpoint lists; none with ignore_eos.
+void AddChatStops(const Tokenizer& tokenizer, std::vector<int32_t>& eos_ids) {
+  if (eos_ids.empty()) return;
+  for (const int32_t id : StopIds(FindChatTokens(tokenizer.vocabulary()))) {
+    if (std::find(eos_ids.begin(), eos_ids.end(), id) == eos_ids.end()) eos_ids.push_back(id);
+  }
+}
+
 StreamRules RulesOf(const GenerationSpec& spec, const ModelText& model) {
   StreamRules rules;
   rules.tokenizer = model.tokenizer;
@@ -69,6 +77,8 @@ StreamRules RulesOf(const GenerationSpec& spec, const ModelText& model) {
   rules.stop_ids.insert(rules.stop_ids.end(), stop.eos_ids.begin(), stop.eos_ids.end());
   rules.interval_tokens = spec.stream_interval_tokens;
   rules.interval = std::chrono::milliseconds(spec.stream_interval_ms);
+  rules.chat = spec.chat;
+  rules.request_id = spec.request.client_id;
   return rules;
 }
 
@@ -80,6 +90,8 @@ void SendDelta(Session& session, int choice) {
   event.position = delta.position;
   event.tokens = std::move(delta.tokens);
   event.text = std::move(delta.text);
+  event.reasoning = std::move(delta.reasoning);
+  event.tool_calls = std::move(delta.tool_calls);
   session.sink(std::move(event));
 }
 
@@ -154,6 +166,9 @@ void Generator::Impl::ReadPrompt(const SessionPtr& session) {
 absl::Status Generator::Impl::Submit(const SessionPtr& session, const StopMatcher& matcher,
                                      std::vector<int32_t> ids) {
   if (absl::Status status = CheckOpen(*session); !status.ok()) return status;
+  if (session->spec.chat.has_value()) {
+    AddChatStops(*model.tokenizer, session->spec.request.stop.eos_ids);
+  }
   session->rules = RulesOf(session->spec, model);
   session->prompt_ids = ids;
   scheduler::Request request = std::move(session->spec.request);
@@ -172,7 +187,7 @@ absl::Status Generator::Impl::Submit(const SessionPtr& session, const StopMatche
   const absl::StatusOr<scheduler::RequestId> id = scheduler.Submit(std::move(request), sink);
   if (!id.ok()) return id.status();
   session->request_id = *id;
-  for (int i = 0; i < num_choices; ++i) session->choices.emplace_back(session->rules, matcher);
+  for (int i = 0; i < num_choices; ++i) session->choices.emplace_back(session->rules, matcher, i);
 
   std::optional<CancelCause> cause;
   {

@@ -19,6 +19,8 @@
 #include "absl/status/status.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
+#include "server/chat/chat_output.h"
+#include "server/generation/tool_call_delta.h"
 #include "server/text/tokenizer.h"
 
 namespace tandem::server {
@@ -27,6 +29,7 @@ struct TextPrompt {
   std::string text;  // valid UTF-8
   bool add_bos = true;
   bool parse_special = false;
+  std::vector<ByteSpan> client_spans = {};  // control tokens are not recognised there (RenderChat)
 };
 
 struct GenerationSpec {
@@ -42,6 +45,9 @@ struct GenerationSpec {
   // held until its first token has waited so long, to merge more.
   int stream_interval_tokens = 1;
   int stream_interval_ms = 0;
+  // The prompt is a rendered chat: the answer is taken apart into what is said, what is thought and
+  // tool calls, and unless stop.eos_ids is empty every token that ends a turn ends it.
+  std::optional<ChatOutputRules> chat;
 };
 
 struct OutputEvent {
@@ -56,13 +62,15 @@ struct OutputEvent {
   std::vector<int32_t> prompt_ids;
   int64_t queue_us = 0;  // with kStarted
   int choice = 0;
-  int position = 0;        // completion tokens of the choice sent before this delta
-  int first_position = 0;  // with kPromptLogprobs
-  std::string text;
+  int position = 0;                       // completion tokens of the choice sent before this delta
+  int first_position = 0;                 // with kPromptLogprobs
+  std::string text;                       // of a chat: the content channel
+  std::string reasoning;                  // of a chat: the thought channel
+  std::vector<ToolCallDelta> tool_calls;  // of a chat
   std::vector<engine::SampledToken> tokens;
   scheduler::FinishReason reason = scheduler::FinishReason::kAborted;
   std::string stop_text;          // with kStopString: the stop string that matched
-  int32_t stop_id = -1;           // with kStopToken, kStopEos
+  int32_t stop_id = -1;           // with kStopToken, kStopEos, kToolCalls
   int completion_tokens = 0;      // with kChoiceFinished
   absl::Status status;            // with kFinished
   scheduler::RequestStats stats;  // with kFinished; completion_tokens counts what was delivered

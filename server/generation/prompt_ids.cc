@@ -18,19 +18,20 @@ absl::Status Refuse(const std::string& message, const char* reason, std::string 
                     {.reason = reason, .metadata = std::move(metadata), .field = std::move(field)});
 }
 
-absl::Status CheckText(const std::string& text, int64_t max_bytes) {
+// `field` is what the text was made from.
+absl::Status CheckText(const std::string& text, const char* field, int64_t max_bytes) {
   if (text.empty()) {
     return Refuse("prompt is empty; send at least one character, or the id of <bos> alone",
-                  "EMPTY_PROMPT", "prompt");
+                  "EMPTY_PROMPT", field);
   }
   if (static_cast<int64_t>(text.size()) > max_bytes) {
     return Refuse(absl::StrCat("prompt is ", text.size(), " bytes but at most ", max_bytes,
                                " are accepted; shorten it"),
-                  "BAD_PARAMETER", "prompt");
+                  "BAD_PARAMETER", field);
   }
   if (!IsValidUtf8(text)) {
     return Refuse("prompt is not valid UTF-8; send Unicode text or token_ids", "BAD_PARAMETER",
-                  "prompt");
+                  field);
   }
   return absl::OkStatus();
 }
@@ -54,16 +55,18 @@ absl::Status CheckIds(const std::vector<int32_t>& ids, const ModelText& model, F
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> IdsOfText(const TextPrompt& prompt, int64_t max_bytes,
-                                               const ModelText& model) {
-  if (absl::Status status = CheckText(prompt.text, max_bytes); !status.ok()) return status;
+absl::StatusOr<std::vector<int32_t>> IdsOfText(const TextPrompt& prompt, const char* field,
+                                               int64_t max_bytes, const ModelText& model) {
+  if (absl::Status status = CheckText(prompt.text, field, max_bytes); !status.ok()) return status;
   std::vector<int32_t> ids =
-      model.tokenizer->EncodePrompt(prompt.text, prompt.add_bos, prompt.parse_special).ids;
+      model.tokenizer
+          ->EncodePrompt(prompt.text, prompt.add_bos, prompt.parse_special, prompt.client_spans)
+          .ids;
   if (prompt.parse_special) {
     absl::Status status =
         CheckIds(ids, model, [](size_t i) { return absl::StrCat("prompt token ", i); });
     if (!status.ok())
-      return WithReason(status, {.reason = "BAD_TOKEN_ID", .metadata = {}, .field = "prompt"});
+      return WithReason(status, {.reason = "BAD_TOKEN_ID", .metadata = {}, .field = field});
   }
   return ids;
 }
@@ -92,8 +95,9 @@ absl::StatusOr<std::vector<int32_t>> PromptIdsOf(const GenerationSpec& spec,
                                                  const GeneratorConfig& config,
                                                  const ModelText& model) {
   const auto* text = std::get_if<TextPrompt>(&spec.prompt);
+  const char* text_field = spec.chat.has_value() ? "messages" : "prompt";
   absl::StatusOr<std::vector<int32_t>> ids =
-      text != nullptr ? IdsOfText(*text, config.max_prompt_bytes, model)
+      text != nullptr ? IdsOfText(*text, text_field, config.max_prompt_bytes, model)
                       : IdsOfList(std::get<std::vector<int32_t>>(spec.prompt), model);
   if (!ids.ok()) return ids;
 
@@ -111,7 +115,7 @@ absl::StatusOr<std::vector<int32_t>> PromptIdsOf(const GenerationSpec& spec,
     return Refuse(
         absl::StrCat("the prompt is ", ids->size(), " tokens but at most ", max_prompt_tokens,
                      " fit the context; shorten it or set truncate_prompt_tokens"),
-        "PROMPT_TOO_LONG", text != nullptr ? "prompt" : "token_ids",
+        "PROMPT_TOO_LONG", text != nullptr ? text_field : "token_ids",
         {{"prompt_tokens", absl::StrCat(ids->size())},
          {"max_prompt_tokens", absl::StrCat(max_prompt_tokens)}});
   }

@@ -14,8 +14,8 @@
 namespace tandem::server {
 
 // Tokenizes text, cuts to truncate_prompt_tokens, checks length and ids (grpc-surface 2.4).
-//   errors  kInvalidArgument with a reason and the field "prompt", "token_ids", "token_ids[i]" or
-//           "truncate_prompt_tokens":
+//   errors  kInvalidArgument with a reason and the field "prompt" (of a chat "messages"),
+//           "token_ids", "token_ids[i]" or "truncate_prompt_tokens":
 //           BAD_PARAMETER    text is not UTF-8 or above max_prompt_bytes; nothing would be kept
 //           EMPTY_PROMPT     no character, or no id
 //           BAD_TOKEN_ID     outside the vocabulary, or a media token

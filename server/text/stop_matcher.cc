@@ -77,7 +77,10 @@ std::string StopMatcher::Push(std::string_view text, bool may_stop) {
   return Release(withheld_.size() - possible);
 }
 
-std::string StopMatcher::Finish() { return Release(withheld_.size()); }
+std::string StopMatcher::Finish() {
+  for (Pattern& p : patterns_) p.length = 0;
+  return Release(withheld_.size());
+}
 
 // Takes the first `bytes` of what was withheld.
 std::string StopMatcher::Release(size_t bytes) {

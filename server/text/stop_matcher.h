@@ -37,7 +37,8 @@ class StopMatcher {
   // may start there. After a match everything is swallowed.
   std::string Push(std::string_view text, bool may_stop);
 
-  // Ends the text: returns what was withheld.
+  // Ends the text: returns what was withheld. Later pushes start a new text, unless there was a
+  // match.
   std::string Finish();
 
   // The stop string that matched, as an index into `stops`.

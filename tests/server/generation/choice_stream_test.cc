@@ -40,7 +40,7 @@ class ChoiceStreamTest : public testing::Test {
   ChoiceStream Stream(std::vector<std::string> stops = {}) {
     absl::StatusOr<StopMatcher> matcher = StopMatcher::Create(stops, rules_.include_stop);
     EXPECT_TRUE(matcher.ok());
-    return ChoiceStream(rules_, *std::move(matcher));
+    return ChoiceStream(rules_, *std::move(matcher), /*choice=*/0);
   }
 
   // Pushes ids, one a millisecond, taking every delta when it is due; then ends the choice.
