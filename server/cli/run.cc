@@ -17,7 +17,7 @@
 
 #include "absl/strings/str_format.h"
 #include "scheduler/scheduler.h"
-#include "server/cli/chat_turn.h"
+#include "server/chat/render_chat.h"
 #include "server/cli/console.h"
 #include "server/cli/format.h"
 #include "server/cli/loaded_engine.h"
@@ -141,16 +141,20 @@ bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer) {
   return end_of_turn.has_value() && std::find(eos.begin(), eos.end(), *end_of_turn) != eos.end();
 }
 
-GenerationSpec MakeSpec(const Settings& settings, const ModelSource& source,
-                        const Tokenizer& tokenizer, const std::string& text) {
+absl::StatusOr<GenerationSpec> MakeSpec(const Settings& settings, const ModelSource& source,
+                                        const Tokenizer& tokenizer, const std::string& text) {
   const RunArguments& run = settings.run;
   GenerationSpec spec;
   if (run.raw || !IsInstruct(source.config, tokenizer)) {
     spec.prompt = TextPrompt{.text = text};
   } else {
-    const bool empty_thought =
-        source.variant == "12b" || source.variant == "26b" || source.variant == "31b";
-    spec.prompt = TextPrompt{.text = UserTurn(text, empty_thought), .parse_special = true};
+    const ChatPrompt chat = {.messages = {{.role = ChatRole::kUser, .content = text}}};
+    absl::StatusOr<RenderedChat> rendered = RenderChat(chat, ChatFormatOf(source));
+    if (!rendered.ok()) return rendered.status();
+    spec.chat = ChatOutputRules{.starts_in_reasoning = rendered->starts_in_reasoning};
+    spec.prompt = TextPrompt{.text = std::move(rendered->text),
+                             .parse_special = true,
+                             .client_spans = std::move(rendered->client_spans)};
   }
   engine::SamplingParams& sampling = spec.request.sampling;
   sampling = DefaultSampling(settings, source.config);
@@ -216,6 +220,8 @@ absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal) 
   if (!loaded.ok()) return loaded.status();
   LoadedEngine& engine = **loaded;
 
+  absl::StatusOr<GenerationSpec> spec = MakeSpec(settings, *source, *tokenizer, *prompt);
+  if (!spec.ok()) return spec.status();
   const scheduler::ModelLimits limits = LimitsOf(engine);
   const scheduler::SchedulerConfig config = {.max_slots = 1,
                                              .max_step_rows = settings.max_step_rows};
@@ -226,14 +232,13 @@ absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal) 
                                  });
   std::thread scheduler_thread([&] { scheduler.Run(); });
   Answer answer(/*stream=*/!settings.json);
-  GenerationSpec spec = MakeSpec(settings, *source, *tokenizer, *prompt);
-  spec.request.arrival_us = scheduler.now_us();
-  const uint64_t seed = spec.request.sampling.seed;
+  spec->request.arrival_us = scheduler.now_us();
+  const uint64_t seed = spec->request.sampling.seed;
   {
     Generator generator({.text_threads = 1, .max_context = limits.max_context},
                         {.tokenizer = &*tokenizer, .vocab_size = limits.vocab_size}, scheduler);
     const Generator::Handle handle = generator.Start(
-        std::move(spec), [&](OutputEvent event) { answer.OnEvent(std::move(event)); });
+        *std::move(spec), [&](OutputEvent event) { answer.OnEvent(std::move(event)); });
     interruption.SetCancel(
         [&, handle] { generator.Cancel(handle, scheduler::CancelCause::kAborted); });
     answer.Wait();

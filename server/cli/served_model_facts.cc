@@ -66,6 +66,12 @@ absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source) {
   return tokenizer;
 }
 
+ChatFormat ChatFormatOf(const ModelSource& source) {
+  std::optional<std::string> text;
+  if (!source.dummy()) text = ChatTemplate(source.directory);
+  return ChatFormatOf(text, source.config.ple_width);
+}
+
 engine::SamplingParams DefaultSampling(const Settings& settings,
                                        const engine::ModelConfig& config) {
   engine::SamplingParams sampling;

@@ -3,6 +3,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/sampling.h"
+#include "server/chat/chat_format.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/model_source.h"
 #include "server/config/settings.h"
@@ -15,6 +16,9 @@ namespace tandem::server {
 // The checkpoint's tokenizer.json, which must name no id that the model does not have. Dummy
 // weights borrow the demo model's: ids beyond it have no text.
 absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source);
+
+// Which chat template the checkpoint was trained with.
+ChatFormat ChatFormatOf(const ModelSource& source);
 
 // What a request that leaves sampling out gets: --sampling-defaults.
 engine::SamplingParams DefaultSampling(const Settings& settings, const engine::ModelConfig& config);

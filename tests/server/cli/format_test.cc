@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "server/cli/chat_turn.h"
 #include "server/cli/text_table.h"
 
 namespace tandem::server {
@@ -51,12 +50,6 @@ TEST(TextTableTest, MarkdownIsPaddedAndEscapesBars) {
 TEST(TextTableTest, CsvQuotesWhatWouldSplitACell) {
   const TextTable table = {.columns = {{"a"}, {"b"}}, .rows = {{"x,y", "say \"hi\"\n"}}};
   EXPECT_EQ(CsvText(table), "a,b\n\"x,y\",\"say \"\"hi\"\"\n\"\n");
-}
-
-TEST(UserTurnTest, ThePromptIsTrimmedAndStandsInAUsersTurn) {
-  EXPECT_EQ(UserTurn(" Hi\nthere \n", false), "<bos><|turn>user\nHi\nthere<turn|>\n<|turn>model\n");
-  EXPECT_EQ(UserTurn("", true),
-            "<bos><|turn>user\n<turn|>\n<|turn>model\n<|channel>thought\n<channel|>");
 }
 
 }  // namespace
