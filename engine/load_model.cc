@@ -206,6 +206,24 @@ class CheckpointTensors {
     return tensor;
   }
 
+  absl::Status CheckItem(const WeightItem& item) const {
+    const bool vector = item.kind == WeightItem::Kind::kVector;
+    const std::vector<std::string> dtypes =
+        vector ? std::vector<std::string>{"BF16", "F32"} : std::vector<std::string>{"BF16"};
+    for (const std::string& name : {item.name, item.up_name}) {
+      if (name.empty()) continue;
+      absl::StatusOr<const Tensor*> tensor = Expect(name, item.shape, dtypes);
+      if (!tensor.ok()) return tensor.status();
+    }
+    return absl::OkStatus();
+  }
+
+  // The per-layer embedding table of a model that has one.
+  absl::StatusOr<const Tensor*> PleTable(const ModelConfig& config) const {
+    return Expect("embed_tokens_per_layer.weight",
+                  {config.ple_vocab, int64_t{config.num_layers()} * config.ple_width}, {"BF16"});
+  }
+
   // Everything under the text prefix must be known (gemma4.md 3.1).
   absl::Status CheckNothingUnknown(const ModelConfig& config,
                                    const std::vector<WeightItem>& items) const {
@@ -318,9 +336,7 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
 
   const MappedFile* ple_file = nullptr;
   if (config->ple_width > 0) {
-    absl::StatusOr<const Tensor*> table = tensors->Expect(
-        "embed_tokens_per_layer.weight",
-        {config->ple_vocab, int64_t{config->num_layers()} * config->ple_width}, {"BF16"});
+    absl::StatusOr<const Tensor*> table = tensors->PleTable(*config);
     if (!table.ok()) return table.status();
     // Rows are gathered a few per step: the table stays in its file, backed by the page cache.
     model->weights.ple_table = reinterpret_cast<const Bf16*>((*table)->data);
@@ -328,17 +344,7 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
   }
 
   TensorSource source;
-  source.check = [&](const WeightItem& item) {
-    const bool vector = item.kind == WeightItem::Kind::kVector;
-    const std::vector<std::string> dtypes =
-        vector ? std::vector<std::string>{"BF16", "F32"} : std::vector<std::string>{"BF16"};
-    for (const std::string& name : {item.name, item.up_name}) {
-      if (name.empty()) continue;
-      absl::StatusOr<const Tensor*> tensor = tensors->Expect(name, item.shape, dtypes);
-      if (!tensor.ok()) return tensor.status();
-    }
-    return absl::OkStatus();
-  };
+  source.check = [&](const WeightItem& item) { return tensors->CheckItem(item); };
   const Tensor* current = nullptr;  // the tensor read last, whose pages are dropped behind us
   source.rows = [&](const std::string& name, int64_t row_begin, int64_t, int64_t cols, int) {
     const Tensor* tensor = tensors->Get(name);
@@ -360,6 +366,25 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
     if (file.get() == ple_file) model->files.push_back(std::move(file));
   }
   return model;
+}
+
+absl::Status CheckCheckpoint(const Checkpoint& checkpoint, const ModelConfig& config,
+                             const std::string& directory) {
+  absl::StatusOr<CheckpointTensors> tensors = CheckpointTensors::Find(checkpoint, directory);
+  if (!tensors.ok()) return tensors.status();
+  Weights weights;
+  std::vector<WeightItem> items;
+  LayOutWeights(config, nullptr, weights, items);
+  if (absl::Status s = tensors->CheckNothingUnknown(config, items); !s.ok()) return s;
+  if (config.ple_width > 0) {
+    if (absl::StatusOr<const Tensor*> table = tensors->PleTable(config); !table.ok()) {
+      return table.status();
+    }
+  }
+  for (const WeightItem& item : items) {
+    if (absl::Status s = tensors->CheckItem(item); !s.ok()) return s;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,

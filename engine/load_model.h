@@ -42,6 +42,11 @@ struct LoadOptions {
 absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOptions& options,
                                      kernels::CpuBackend& backend, const LoadProgress& progress);
 
+// Whether LoadCheckpoint would find every tensor it needs, with its shape and type, and no other.
+// Reads no values. `directory` is for messages.
+absl::Status CheckCheckpoint(const Checkpoint& checkpoint, const ModelConfig& config,
+                             const std::string& directory);
+
 // `config` filled with values that depend on `seed` and the tensor's name alone.
 absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
                                 kernels::CpuBackend& backend, const LoadProgress& progress);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_replace.h"
+#include "server/cli/completions.h"
 #include "server/cli/log_setup.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
@@ -48,6 +49,11 @@ void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), s
 
 void PrintError(const absl::Status& status) {
   std::fprintf(stderr, "tandem: %s\n", std::string(status.message()).c_str());
+}
+
+std::string CompletionsOf(const std::string& shell) {
+  if (shell == "bash") return BashCompletions();
+  return shell == "zsh" ? ZshCompletions() : FishCompletions();
 }
 
 // As typed, quoted where a shell needs it.
@@ -106,6 +112,22 @@ int Main(const std::vector<std::string>& words) {
       break;
     case Verb::kBenchModel:
       status = BenchModel(settings, terminal, CommandText(words));
+      break;
+    case Verb::kDoctor:
+      return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment));
+    case Verb::kHealth: {
+      const absl::StatusOr<int> exit_status = Health(settings);
+      if (exit_status.ok()) return *exit_status;
+      status = exit_status.status();
+      break;
+    }
+    case Verb::kCompletions:
+      if (settings.shell.empty()) {
+        PrintError(absl::InvalidArgumentError(
+            "`tandem completions` needs the name of a shell: bash, zsh or fish"));
+        return kUsage;
+      }
+      Print(CompletionsOf(settings.shell));
       break;
     case Verb::kConfig:
       Print(settings.docs ? OptionsPage() : SettingsToml(*invocation));

@@ -27,6 +27,7 @@ bool IsUtf8Locale(const Environment& environment) {
 Terminal LookAtTerminal(int descriptor, const Environment& environment) {
   Terminal terminal;
   terminal.interactive = isatty(descriptor) == 1 && Variable(environment, "TERM") != "dumb";
+  terminal.colors = terminal.interactive && Variable(environment, "NO_COLOR").empty();
   terminal.utf8 = IsUtf8Locale(environment);
   winsize size = {};
   if (ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) terminal.columns = size.ws_col;

@@ -8,6 +8,7 @@ namespace tandem::server {
 struct Terminal {
   bool interactive = false;  // lines may be redrawn
   bool utf8 = false;
+  bool colors = false;  // and these may be coloured: NO_COLOR is not set
   int columns = 80;
 };
 

@@ -20,6 +20,15 @@ absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal);
 
 absl::Status Inspect(const Settings& settings);
 
+// Looks at everything that `tandem serve` with these settings will want. `terminal` is standard
+// output's.
+//   returns  the exit status: 1 when something would keep it from serving
+int Doctor(const Settings& settings, const Terminal& terminal);
+
+// Asks a server's health service.
+//   returns  the exit status: 0 when it is serving, 1 when not; an error when it can not be asked
+absl::StatusOr<int> Health(const Settings& settings);
+
 // `command_line` is what was typed, for the report.
 absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
                         const std::string& command_line);

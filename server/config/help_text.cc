@@ -142,7 +142,11 @@ std::string ProgramHelp() {
   }
   text += "\n  tandem COMMAND --help     the options of a command\n";
   text += "  tandem --version          version, commit, compiler, instruction sets\n\n";
-  text += "Without --model the demo model is used:   tandem run -p \"Once upon a time\"\n";
+  text +=
+      "Examples, with the demo model unless --model names another:\n\n"
+      "  tandem serve --model DIR                     gRPC on 50051, metrics and probes on 8080\n"
+      "  tandem run -p \"Tell me a story about a fox.\"\n"
+      "  tandem doctor --model DIR                    would it run here?\n\n";
   text += "Exit status: 0 done, 1 failed, 2 the command line or a setting is wrong.\n";
   return text;
 }

@@ -14,8 +14,12 @@ constexpr unsigned kServe = Bit(Verb::kServe);
 constexpr unsigned kRun = Bit(Verb::kRun);
 constexpr unsigned kInspect = Bit(Verb::kInspect);
 constexpr unsigned kBench = Bit(Verb::kBenchModel);
+constexpr unsigned kDoctor = Bit(Verb::kDoctor);
+constexpr unsigned kHealth = Bit(Verb::kHealth);
 constexpr unsigned kConfig = Bit(Verb::kConfig);
-constexpr unsigned kLoads = kServe | kRun | kBench;  // verbs that load weights
+constexpr unsigned kCompletions = Bit(Verb::kCompletions);
+constexpr unsigned kLoads = kServe | kRun | kBench;       // verbs that load weights
+constexpr unsigned kPlans = kLoads | kInspect | kDoctor;  // verbs that say what fits
 
 constexpr double kAnyInt = 2147483647.0;
 
@@ -29,7 +33,7 @@ std::vector<OptionSpec> MakeOptions() {
       {.name = "model",
        .letter = 'm',
        .group = Group::kModel,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .placeholder = "DIR",
        .target = [](Settings& s) -> Target { return &s.model; },
        .unset = "the demo model",
@@ -48,7 +52,7 @@ std::vector<OptionSpec> MakeOptions() {
        .help = "model name that clients see and may ask for"},
       {.name = "load-format",
        .group = Group::kModel,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .placeholder = "FORMAT",
        .target = [](Settings& s) -> Target { return &s.load_format; },
        .choices = {"auto", "safetensors", "dummy"},
@@ -57,7 +61,7 @@ std::vector<OptionSpec> MakeOptions() {
                  "speed can be measured without a checkpoint."},
       {.name = "model-shape",
        .group = Group::kModel,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .placeholder = "SHAPE",
        .target = [](Settings& s) -> Target { return &s.model_shape; },
        .choices = {"e2b", "e4b", "12b", "26b", "31b"},
@@ -73,7 +77,7 @@ std::vector<OptionSpec> MakeOptions() {
        .help = "seed of the values of --load-format dummy"},
       {.name = "dtype",
        .group = Group::kModel,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .placeholder = "TYPE",
        .target = [](Settings& s) -> Target { return &s.dtype; },
        .choices = {"bf16", "f32"},
@@ -83,7 +87,7 @@ std::vector<OptionSpec> MakeOptions() {
 
       {.name = "device",
        .group = Group::kHardware,
-       .verbs = kLoads,
+       .verbs = kLoads | kDoctor,
        .is_common = false,
        .placeholder = "DEVICE",
        .target = [](Settings& s) -> Target { return &s.device; },
@@ -93,7 +97,7 @@ std::vector<OptionSpec> MakeOptions() {
       {.name = "threads",
        .letter = 't',
        .group = Group::kHardware,
-       .verbs = kLoads,
+       .verbs = kLoads | kDoctor,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.threads; },
        .min = 0,
@@ -103,7 +107,7 @@ std::vector<OptionSpec> MakeOptions() {
        .detail = "By default one per CPU of the affinity mask, at most the cgroup's quota."},
       {.name = "cpu-isa",
        .group = Group::kHardware,
-       .verbs = kLoads,
+       .verbs = kLoads | kDoctor,
        .is_common = false,
        .placeholder = "ISA",
        .target = [](Settings& s) -> Target { return &s.cpu_isa; },
@@ -113,7 +117,7 @@ std::vector<OptionSpec> MakeOptions() {
 
       {.name = "max-slots",
        .group = Group::kScheduling,
-       .verbs = kServe | kInspect,
+       .verbs = kServe | kInspect | kDoctor,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.max_slots; },
        .min = 1,
@@ -122,7 +126,7 @@ std::vector<OptionSpec> MakeOptions() {
       {.name = "max-context",
        .letter = 'c',
        .group = Group::kScheduling,
-       .verbs = kServe | kRun | kInspect,
+       .verbs = kServe | kRun | kInspect | kDoctor,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.max_context; },
        .min = 0,
@@ -132,7 +136,7 @@ std::vector<OptionSpec> MakeOptions() {
        .detail = "0 is automatic: the model's limit, or less when the KV cache is smaller."},
       {.name = "max-step-rows",
        .group = Group::kScheduling,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.max_step_rows; },
        .min = 16,
@@ -202,7 +206,7 @@ std::vector<OptionSpec> MakeOptions() {
 
       {.name = "kv-type",
        .group = Group::kKvCache,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .placeholder = "TYPE",
        .target = [](Settings& s) -> Target { return &s.kv_type; },
        .choices = {"auto", "bf16", "f32"},
@@ -210,7 +214,7 @@ std::vector<OptionSpec> MakeOptions() {
        .detail = "auto is bf16, or f32 with --dtype f32."},
       {.name = "kv-memory",
        .group = Group::kKvCache,
-       .verbs = kServe | kRun | kInspect,
+       .verbs = kServe | kRun | kInspect | kDoctor,
        .placeholder = "SIZE",
        .target = [](Settings& s) -> Target { return &s.kv_memory; },
        .help = "such as 4GiB, or 60% of what is free",
@@ -220,7 +224,7 @@ std::vector<OptionSpec> MakeOptions() {
            "together can not use is not taken."},
       {.name = "block-tokens",
        .group = Group::kKvCache,
-       .verbs = kLoads | kInspect,
+       .verbs = kPlans,
        .is_common = false,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.block_tokens; },
@@ -319,7 +323,7 @@ std::vector<OptionSpec> MakeOptions() {
 
       {.name = "grpc-listen",
        .group = Group::kNetwork,
-       .verbs = kServe,
+       .verbs = kServe | kDoctor,
        .placeholder = "ADDR",
        .target = [](Settings& s) -> Target { return &s.grpc_listen; },
        .check = CheckAddress,
@@ -328,7 +332,7 @@ std::vector<OptionSpec> MakeOptions() {
                  "use an array in the TOML file. Port 0 takes a free port."},
       {.name = "http-listen",
        .group = Group::kNetwork,
-       .verbs = kServe,
+       .verbs = kServe | kDoctor,
        .placeholder = "ADDR",
        .target = [](Settings& s) -> Target { return &s.http_listen; },
        .check = CheckHttpAddress,
@@ -429,7 +433,7 @@ std::vector<OptionSpec> MakeOptions() {
   for (OptionSpec& option : options) option.verbs |= kConfig;
   const std::vector<OptionSpec> arguments = {
       {.name = "config",
-       .verbs = kLoads | kInspect | kConfig,
+       .verbs = kPlans | kConfig,
        .placeholder = "FILE",
        .target = [](Settings& s) -> Target { return &s.config; },
        .unset = "none",
@@ -509,7 +513,7 @@ std::vector<OptionSpec> MakeOptions() {
        .target = [](Settings& s) -> Target { return &s.run.raw; },
        .help = "continue the text, no chat turns around it"},
       {.name = "json",
-       .verbs = kRun | kInspect,
+       .verbs = kRun | kInspect | kDoctor | kHealth,
        .is_setting = false,
        .target = [](Settings& s) -> Target { return &s.json; },
        .help = "print one JSON object"},
@@ -559,6 +563,37 @@ std::vector<OptionSpec> MakeOptions() {
        .choices = {"md", "json", "csv"},
        .help = "md (Markdown), json or csv"},
 
+      {.name = "address",
+       .verbs = kHealth,
+       .is_setting = false,
+       .placeholder = "ADDR",
+       .target = [](Settings& s) -> Target { return &s.health.address; },
+       .check = CheckAddress,
+       .help = "gRPC HOST:PORT of the server"},
+      {.name = "service",
+       .verbs = kHealth,
+       .is_setting = false,
+       .placeholder = "NAME",
+       .target = [](Settings& s) -> Target { return &s.health.service; },
+       .help = "readiness, liveness or a gRPC service"},
+      {.name = "timeout-ms",
+       .verbs = kHealth,
+       .is_setting = false,
+       .placeholder = "MS",
+       .target = [](Settings& s) -> Target { return &s.health.timeout_ms; },
+       .min = 1,
+       .max = 600000,
+       .help = "longest wait for the answer"},
+
+      {.name = "shell",
+       .verbs = kCompletions,
+       .is_setting = false,
+       .placeholder = "SHELL",
+       .target = [](Settings& s) -> Target { return &s.shell; },
+       .choices = {"bash", "zsh", "fish"},
+       .unset = "none",
+       .help = "bash, zsh or fish"},
+
       {.name = "docs",
        .verbs = kConfig,
        .is_setting = false,
@@ -581,14 +616,18 @@ std::string Spelled(std::string_view name, char separator, bool upper) {
 }  // namespace
 
 std::span<const VerbSpec> Verbs() {
-  static constexpr std::array<VerbSpec, 5> kVerbs = {{
+  static constexpr std::array<VerbSpec, 8> kVerbs = {{
       {Verb::kServe, "serve", "", "", "serve a model over gRPC, with metrics and probes over HTTP"},
       {Verb::kRun, "run", "", "", "answer one prompt and exit"},
       {Verb::kInspect, "inspect", "[MODEL]", "model",
        "show what a checkpoint holds and what fits in memory"},
       {Verb::kBenchModel, "bench model", "", "",
        "measure prompt and generation speed on this machine"},
+      {Verb::kDoctor, "doctor", "", "", "check machine, model, memory and ports before serving"},
+      {Verb::kHealth, "health", "", "", "ask a server whether it is ready; exit status 0 or 1"},
       {Verb::kConfig, "config", "", "", "print the settings in force as a TOML file"},
+      {Verb::kCompletions, "completions", "SHELL", "shell",
+       "print the script that completes commands in a shell"},
   }};
   return kVerbs;
 }

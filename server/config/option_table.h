@@ -19,7 +19,16 @@
 
 namespace tandem::server {
 
-enum class Verb : unsigned { kServe, kRun, kInspect, kBenchModel, kConfig };
+enum class Verb : unsigned {
+  kServe,
+  kRun,
+  kInspect,
+  kBenchModel,
+  kDoctor,
+  kHealth,
+  kConfig,
+  kCompletions
+};
 
 struct VerbSpec {
   Verb verb;

@@ -44,6 +44,13 @@ struct BenchArguments {
   std::string output = "md";
 };
 
+// Arguments of `tandem health`.
+struct HealthArguments {
+  std::string address = "localhost:50051";
+  std::string service = "readiness";
+  int timeout_ms = 5000;
+};
+
 struct Settings {
   // Model
   std::string model;  // empty: the demo model
@@ -103,10 +110,12 @@ struct Settings {
 
   // Flags only
   std::string config;  // the TOML file; TANDEM_CONFIG too
-  bool json = false;   // run, inspect
+  bool json = false;   // run, inspect, doctor, health
   bool docs = false;   // config
   RunArguments run;
   BenchArguments bench;
+  HealthArguments health;
+  std::string shell;  // completions
 };
 
 }  // namespace tandem::server
