@@ -12,11 +12,18 @@ namespace tandem::scheduler {
 struct SchedulerConfig {
   int max_slots = 16;             // sequences that hold KV at a time; each may need a row of logits
   int max_step_rows = 512;        // rows in one step; sizes the engine's activations
-  int max_queued_requests = 512;  // accepted, not started; each holds its prompt, 4 B a token
+  int max_queued_requests = 512;  // accepted, not started
+  int64_t max_queued_tokens = 0;  // of their prompts, times their choices; 0: no limit
+  int64_t max_queued_bytes = 0;   // of their messages; 0: no limit
+  int max_queued_per_tenant = 0;  // requests; 0: no limit
+  bool reject_hopeless = false;   // refuse what cannot start before its deadline (admission.h)
   int64_t step_target_us = 250'000;  // while anyone decodes, prompt chunks shrink to stay near it
   int min_chunk_rows = 8;            // ... but never below: a chunk's fixed cost must not dominate
   int64_t priority_point_us = 10'000'000;  // waiting that one point outweighs; 0: no priorities
-  int max_preemptions = 64;  // of one sequence; then its request fails with KV_EXHAUSTED
+  int64_t tenant_turn_us = 10'000'000;  // waiting that one turn of a tenant outweighs; 0: tenants
+                                        // are not told apart (waiting_line.h)
+  int max_preemptions = 64;  // of one sequence, for want of blocks; then its request fails with
+                             // KV_EXHAUSTED
   int step_log_size = 64;    // steps kept for replay, about 3 KiB each
 };
 

@@ -32,6 +32,19 @@ void Observe(CostModel& model, int prompt_rows, int decode_rows, int64_t duratio
   }
 }
 
+void Observe(ServiceRate& rate, int prompt_rows, bool prompts_limited, int64_t duration_us) {
+  if (duration_us <= 0) return;
+  Learn(rate.step_us, static_cast<double>(duration_us));
+  const double measured = 1e6 * prompt_rows / static_cast<double>(duration_us);
+  const bool faster = rate.prompt_tokens_per_s > 0 && measured > rate.prompt_tokens_per_s;
+  if (prompt_rows > 0 && (prompts_limited || faster)) Learn(rate.prompt_tokens_per_s, measured);
+}
+
+double SecondsToFirstToken(const ServiceRate& rate, int64_t tokens) {
+  if (rate.prompt_tokens_per_s <= 0) return 0;
+  return static_cast<double>(tokens) / rate.prompt_tokens_per_s + rate.step_us / 1e6;
+}
+
 double DecodeStepUs(const CostModel& model, int decode_rows) {
   if (decode_rows == 0) return 0;
   const std::vector<double>& table = model.decode_step_us;

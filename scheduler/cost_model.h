@@ -31,4 +31,20 @@ double DecodeStepUs(const CostModel& model, int decode_rows);
 int PromptRowsWithin(const CostModel& model, int decode_rows, int64_t target_us, int min_rows,
                      int max_rows);
 
+// How fast the queue is served, for predictions of the time to the first token.
+struct ServiceRate {
+  double prompt_tokens_per_s = 0;  // 0: not measured yet
+  double step_us = 0;
+};
+
+// Learns from one step, as Observe does.
+//   prompts_limited  the step had no rows left for prompts that wait in their seats. Only such
+//   steps
+//                    show how fast prompts can be served; others count where they were faster.
+void Observe(ServiceRate& rate, int prompt_rows, bool prompts_limited, int64_t duration_us);
+
+// Seconds to the first token of a prompt that `tokens` prompt tokens lead up to, its own included;
+// 0 while the rate is not known.
+double SecondsToFirstToken(const ServiceRate& rate, int64_t tokens);
+
 }  // namespace tandem::scheduler

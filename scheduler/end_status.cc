@@ -72,13 +72,29 @@ absl::Status CheckRequest(const Request& request, const ModelLimits& limits) {
   return absl::OkStatus();
 }
 
-absl::Status QueueFullStatus(int64_t queued_requests, int max_queued_requests) {
+absl::Status QueueFullStatus(int64_t queued, int64_t max_queued, std::string_view unit) {
   return Make(absl::StatusCode::kResourceExhausted,
-              absl::StrCat("the queue holds ", queued_requests, " requests, its limit is ",
-                           max_queued_requests, "; retry later"),
+              absl::StrCat("the queue holds ", queued, " ", std::string(unit), ", its limit is ",
+                           max_queued, "; retry later"),
               "QUEUE_FULL",
-              {{"queued_requests", absl::StrCat(queued_requests)},
-               {"max_queued_requests", absl::StrCat(max_queued_requests)}});
+              {{absl::StrCat("queued_", std::string(unit)), absl::StrCat(queued)},
+               {absl::StrCat("max_queued_", std::string(unit)), absl::StrCat(max_queued)}});
+}
+
+absl::Status NotStartedAtOnceStatus() {
+  return Make(absl::StatusCode::kResourceExhausted,
+              "the request would have had to wait and asked for reject_if_queued; retry elsewhere",
+              "QUEUE_FULL");
+}
+
+absl::Status TenantLimitStatus(int64_t queued_requests, int64_t max_queued_per_tenant) {
+  return Make(
+      absl::StatusCode::kResourceExhausted,
+      absl::StrCat("the tenant has ", queued_requests, " requests in the queue, its limit is ",
+                   max_queued_per_tenant, "; retry later"),
+      "TENANT_LIMIT",
+      {{"queued_requests", absl::StrCat(queued_requests)},
+       {"max_queued_per_tenant", absl::StrCat(max_queued_per_tenant)}});
 }
 
 absl::Status DrainingStatus() {
@@ -117,6 +133,19 @@ absl::Status DeadlineStatus(int64_t waited_us) {
               absl::StrCat("the deadline has passed; the request waited ", waited_us / 1000,
                            " ms in the queue"),
               "DEADLINE", QueueMs(waited_us));
+}
+
+absl::Status DeadlineUnattainableStatus(int64_t predicted_us, int64_t left_us) {
+  const int64_t predicted_ms = predicted_us / 1000;
+  const int64_t left_ms = left_us / 1000;
+  return Make(
+      absl::StatusCode::kDeadlineExceeded,
+      absl::StrCat("the first token is expected in ", predicted_ms, " ms but the deadline is in ",
+                   left_ms, " ms; retry elsewhere or allow more time"),
+      "DEADLINE_UNATTAINABLE",
+      {{"predicted_ms", absl::StrCat(predicted_ms)},
+       {"left_ms", absl::StrCat(left_ms)},
+       {"queue_ms", "0"}});
 }
 
 absl::Status QueueTimeoutStatus(int64_t waited_us) {

@@ -1,5 +1,6 @@
 #include "scheduler/inbox.h"
 
+#include <chrono>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -7,37 +8,31 @@
 
 namespace tandem::scheduler {
 
-absl::StatusOr<RequestId> Inbox::Submit(Request request, EventSink sink) {
+absl::StatusOr<RequestId> Inbox::Submit(Request request, EventSink sink, Reservation reservation) {
   RequestId id = 0;
   {
     const std::lock_guard lock(mutex_);
     if (engine_down_) return EngineDownStatus();
-    if (draining_) return DrainingStatus();
-    // Only raised under the lock, so a burst cannot pass the limit together.
-    const int64_t queued = queue_.requests;
-    if (queued >= max_queued_requests_) return QueueFullStatus(queued, max_queued_requests_);
-    queue_.requests += 1;
-    queue_.prompt_tokens += static_cast<int64_t>(request.prompt.size()) * request.n;
-    queue_.sequences += request.n;
+    if (stop_) return DrainingStatus();
+    waiting_sequences_ += request.n;
     id = ++last_id_;
-    messages_.push_back(
-        SubmitMessage{.id = id, .request = std::move(request), .sink = std::move(sink)});
+    messages_.push_back(SubmitMessage{.id = id,
+                                      .request = std::move(request),
+                                      .sink = std::move(sink),
+                                      .reservation = std::move(reservation)});
   }
   wake_.notify_one();
   return id;
 }
 
-void Inbox::Send(InboxMessage message) {
+bool Inbox::Send(InboxMessage message) {
   {
     const std::lock_guard lock(mutex_);
+    if (closed_) return false;
     messages_.push_back(std::move(message));
   }
   wake_.notify_one();
-}
-
-void Inbox::BeginDrain() {
-  const std::lock_guard lock(mutex_);
-  draining_ = true;
+  return true;
 }
 
 void Inbox::Stop() {
@@ -56,12 +51,14 @@ void Inbox::EngineFailed() {
 
 Inbox::Batch Inbox::Take() {
   const std::lock_guard lock(mutex_);
+  closed_ = stop_;
   return {.messages = std::exchange(messages_, {}), .stop = stop_};
 }
 
-void Inbox::Wait() {
+void Inbox::Wait(int64_t timeout_us) {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return stop_ || !messages_.empty(); });
+  wake_.wait_for(lock, std::chrono::microseconds(timeout_us),
+                 [this] { return stop_ || !messages_.empty(); });
 }
 
 }  // namespace tandem::scheduler

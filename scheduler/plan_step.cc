@@ -16,6 +16,8 @@ struct Candidate {
   int seq = 0;
   bool seated = false;
   bool preempted = false;
+  bool must_seat = false;  // others made room for it
+  int turn = 0;
   int want = 0;  // rows, before blocks are looked for
   int rows = 0;  // rows planned
 };
@@ -28,37 +30,188 @@ int64_t BlocksToFinish(const PlanInput& in, const SeqState& state, int group) {
   return group == engine::kSliding ? std::min(all, SlidingBlocksHeld(in.limits)) : all;
 }
 
-// How many of the first waiting sequences may be seated.
-int CountAdmissible(const PlanInput& in) {
-  Blocks free = {};
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    free[g] = in.free_blocks[g];
-    for (const SeqState& state : in.seated) {
-      free[g] -= std::max<int64_t>(0, BlocksToFinish(in, state, g) - state.blocks[g].held);
-    }
-  }
-  int64_t seats = static_cast<int64_t>(in.seated.size());
-  int admit = 0;
-  for (const SeqState& state : in.waiting) {
-    if (seats >= in.config.max_slots) return admit;
+// Seats and blocks, while it is decided who gets a seat.
+struct Room {
+  int64_t seats = 0;              // taken
+  Blocks free = {};               // beside what all the seated need to run what they know
+  std::vector<int> tenant_seats;  // by tenant
+  std::vector<bool> out;          // by seated sequence: it makes room
+};
+
+Room RoomOf(const PlanInput& in) {
+  Room room;
+  room.seats = static_cast<int64_t>(in.seated.size());
+  room.tenant_seats.resize(in.seated.size() + in.waiting.size());
+  room.out.resize(in.seated.size());
+  for (int g = 0; g < engine::kNumKvGroups; ++g) room.free[g] = in.free_blocks[g];
+  for (const SeqState& state : in.seated) {
+    ++room.tenant_seats[state.tenant];
     for (int g = 0; g < engine::kNumKvGroups; ++g) {
-      if (!HasGroup(in, g)) continue;
-      // One block to grow for everybody seated before, or they would be at each other's throat
-      // soon.
-      if (BlocksToFinish(in, state, g) + seats > free[g]) return admit;
-      free[g] -= BlocksToFinish(in, state, g);
+      room.free[g] -= std::max<int64_t>(0, BlocksToFinish(in, state, g) - state.blocks[g].held);
     }
-    ++seats;
-    ++admit;
   }
-  return admit;
+  return room;
 }
 
-// Decoders take one row; prompts share what is left over, first come first served.
-void ShareRows(const PlanInput& in, std::vector<Candidate>& candidates) {
+bool Fits(const PlanInput& in, const Room& room, const SeqState& state) {
+  if (room.seats >= in.config.max_slots) return false;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    // One block to grow for everybody seated before, or they would be at each other's throat soon.
+    if (HasGroup(in, g) && BlocksToFinish(in, state, g) + room.seats > room.free[g]) return false;
+  }
+  return true;
+}
+
+void TakeSeat(const PlanInput& in, const SeqState& state, Room& room) {
+  ++room.seats;
+  ++room.tenant_seats[state.tenant];
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    if (HasGroup(in, g)) room.free[g] -= BlocksToFinish(in, state, g);
+  }
+}
+
+void GiveSeat(const PlanInput& in, int seq, Room& room) {
+  const SeqState& state = in.seated[seq];
+  room.out[seq] = true;
+  --room.seats;
+  --room.tenant_seats[state.tenant];
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    room.free[g] += std::max<int64_t>(state.blocks[g].held, BlocksToFinish(in, state, g));
+  }
+}
+
+// Whether a seated sequence before `seq` has the same tenant.
+bool HasBetterOfItsTenant(const PlanInput& in, const Room& room, int seq) {
+  for (int i = 0; i < seq; ++i) {
+    if (!room.out[i] && in.seated[i].tenant == in.seated[seq].tenant) return true;
+  }
+  return false;
+}
+
+// The worst-ranked of the tenant with most seats, when these are two more than `tenant` has;
+// else -1. Never the best-ranked of its tenant.
+int SwapVictim(const PlanInput& in, const Room& room, int tenant) {
+  const int most = *std::max_element(room.tenant_seats.begin(), room.tenant_seats.end());
+  if (most <= room.tenant_seats[tenant] + 1) return -1;
+  for (int i = static_cast<int>(in.seated.size()) - 1; i >= 0; --i) {
+    if (!room.out[i] && room.tenant_seats[in.seated[i].tenant] == most &&
+        HasBetterOfItsTenant(in, room, i)) {
+      return i;
+    }
+  }
+  return -1;
+}
+
+// Makes room for `state`: paused sequences go first, then, if it may swap, those of the tenant with
+// most seats. Changes nothing when even that is not enough.
+//   returns  whether there is room, and whether it took a swap
+struct RoomMade {
+  bool made = false;
+  bool swapped = false;
+};
+RoomMade MakeRoom(const PlanInput& in, const SeqState& state, bool may_swap, Room& room) {
+  Room trial = room;
+  bool swapped = false;
+  for (int i = static_cast<int>(in.seated.size()) - 1; i >= 0 && !Fits(in, trial, state); --i) {
+    if (in.seated[i].paused && !trial.out[i]) GiveSeat(in, i, trial);
+  }
+  while (!Fits(in, trial, state)) {
+    const int victim = may_swap ? SwapVictim(in, trial, state.tenant) : -1;
+    if (victim < 0) return {};
+    GiveSeat(in, victim, trial);
+    swapped = true;
+  }
+  room = std::move(trial);
+  return {.made = true, .swapped = swapped};
+}
+
+// Everybody who may take part: who stays seated, and who is seated now.
+std::vector<Candidate> SeatCandidates(const PlanInput& in, StepPlan& plan) {
+  const int num_seated = static_cast<int>(in.seated.size());
+  Room room = RoomOf(in);
+  std::vector<Candidate> candidates;
+  candidates.reserve(in.seated.size() + in.waiting.size());
+  int swaps = 0;
+  for (size_t i = 0; i < in.waiting.size(); ++i) {
+    const SeqState& state = in.waiting[i];
+    Candidate candidate = {.state = &state, .seq = num_seated + static_cast<int>(i)};
+    if (!Fits(in, room, state)) {
+      const RoomMade room_made = MakeRoom(in, state, swaps < kMaxSwaps, room);
+      if (!room_made.made) break;
+      swaps += room_made.swapped;
+      candidate.must_seat = true;
+    }
+    TakeSeat(in, state, room);
+    candidates.push_back(candidate);
+  }
+  for (int i = 0; i < num_seated; ++i) {
+    if (room.out[i]) {
+      plan.make_room.push_back(i);
+    } else {
+      candidates.push_back({.state = &in.seated[i], .seq = i, .seated = true});
+    }
+  }
+  return candidates;
+}
+
+// Into the order of this file's header: by turn, then by rank, paused ones last.
+void Order(const PlanInput& in, std::vector<Candidate>& candidates) {
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.state->rank < b.state->rank; });
+  std::vector<int> turns(in.seated.size() + in.waiting.size());  // next one, by tenant
+  for (Candidate& c : candidates) {
+    if (!c.state->paused) c.turn = turns[c.state->tenant]++;
+  }
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Candidate& a, const Candidate& b) {
+                     if (a.state->paused != b.state->paused) return b.state->paused;
+                     return a.turn < b.turn;
+                   });
+}
+
+// Deals `rows_left` rows out to prompts: equally among tenants, as far as they have use for them,
+// and by rank within a tenant.
+//   returns  whether there were too few
+bool SharePromptRows(std::vector<Candidate>& candidates, int rows_left) {
+  using Prompts = std::vector<Candidate*>;  // of one tenant, with rows still to get, by rank
+  std::vector<Prompts> tenants;             // in the order of their first candidates
+  std::vector<int> index_of;                // by tenant; -1: none of its prompts seen
+  for (Candidate& c : candidates) {
+    if (c.state->paused || c.state->decoding()) continue;
+    const size_t tenant = c.state->tenant;
+    if (tenant >= index_of.size()) index_of.resize(tenant + 1, -1);
+    if (index_of[tenant] < 0) {
+      index_of[tenant] = static_cast<int>(tenants.size());
+      tenants.emplace_back();
+    }
+    tenants[index_of[tenant]].push_back(&c);
+  }
+  while (rows_left > 0 && !tenants.empty()) {
+    // The first in the order gets a row even if there are more tenants than rows.
+    const int share = std::max(1, rows_left / static_cast<int>(tenants.size()));
+    for (Prompts& prompts : tenants) {
+      int rows = std::min(share, rows_left);
+      while (rows > 0 && !prompts.empty()) {
+        Candidate& c = *prompts.front();
+        const int open = c.state->known_tokens - c.state->kv_tokens - c.want;
+        const int taken = std::min(rows, open);
+        c.want += taken;
+        rows -= taken;
+        rows_left -= taken;
+        if (taken == open) prompts.erase(prompts.begin());
+      }
+    }
+    std::erase_if(tenants, [](const Prompts& prompts) { return prompts.empty(); });
+  }
+  return !tenants.empty();
+}
+
+// Decoders take one row, prompts share what is left over.
+//   returns  whether prompts could have used more rows
+bool ShareRows(const PlanInput& in, std::vector<Candidate>& candidates) {
   int decoders = 0;
   for (Candidate& c : candidates) {
-    if (!c.state->decoding()) continue;
+    if (c.state->paused || !c.state->decoding()) continue;
     c.want = 1;
     ++decoders;
   }
@@ -67,11 +220,7 @@ void ShareRows(const PlanInput& in, std::vector<Candidate>& candidates) {
     rows_left = PromptRowsWithin(in.cost, decoders, in.config.step_target_us,
                                  in.config.min_chunk_rows, rows_left);
   }
-  for (Candidate& c : candidates) {
-    if (c.state->decoding()) continue;
-    c.want = std::min(rows_left, c.state->known_tokens - c.state->kv_tokens);
-    rows_left -= c.want;
-  }
+  return SharePromptRows(candidates, rows_left);
 }
 
 // Entries that the block table has, or gets by what is planned already.
@@ -119,25 +268,18 @@ Rank RankOf(const SchedulerConfig& config, const Request& request, RequestId id,
 }
 
 StepPlan PlanStep(const PlanInput& in) {
-  const int num_seated = static_cast<int>(in.seated.size());
-  const int admissible = CountAdmissible(in);
-  std::vector<Candidate> candidates;  // by rank
-  candidates.reserve(num_seated + admissible);
-  for (int i = 0; i < num_seated; ++i) {
-    candidates.push_back({.state = &in.seated[i], .seq = i, .seated = true});
-  }
-  for (int i = 0; i < admissible; ++i) {
-    candidates.push_back({.state = &in.waiting[i], .seq = num_seated + i});
-  }
-  std::sort(candidates.begin(), candidates.end(),
-            [](const Candidate& a, const Candidate& b) { return a.state->rank < b.state->rank; });
-  ShareRows(in, candidates);
-
-  // First one row for everybody, by rank, so that a long chunk cannot take the block that a decoder
-  // behind it needs; who finds none takes the blocks of the last in rank.
   StepPlan plan;
+  std::vector<Candidate> candidates = SeatCandidates(in, plan);
+  Order(in, candidates);
+  plan.prompts_limited = ShareRows(in, candidates);
+
+  // First one row for everybody, in order, so that a long chunk cannot take the block that a
+  // decoder behind it needs; who finds none takes the blocks of the last.
   Blocks free = {};
-  for (int g = 0; g < engine::kNumKvGroups; ++g) free[g] = in.free_blocks[g];
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    free[g] = in.free_blocks[g];
+    for (const int seq : plan.make_room) free[g] += in.seated[seq].blocks[g].held;
+  }
   for (size_t i = 0; i < candidates.size(); ++i) {
     Candidate& c = candidates[i];
     if (c.preempted || c.want == 0) continue;
@@ -145,7 +287,7 @@ StepPlan PlanStep(const PlanInput& in) {
       Candidate* victim = LastBehind(candidates, i);
       if (victim == nullptr) break;
       victim->preempted = true;
-      plan.preempt.push_back(victim->seq);
+      (victim->state->paused ? plan.make_room : plan.preempt).push_back(victim->seq);
       for (int g = 0; g < engine::kNumKvGroups; ++g) free[g] += victim->state->blocks[g].held;
     }
     if (RowsThatFit(in, c, free) >= 1) TakeRows(in, c, 1, free);
@@ -156,10 +298,10 @@ StepPlan PlanStep(const PlanInput& in) {
   }
 
   for (const Candidate& c : candidates) {
+    if (!c.seated && (c.rows > 0 || c.must_seat)) plan.admit.push_back(c.seq);
     if (c.rows == 0) continue;
     std::vector<SeqRows>& out = c.state->decoding() ? plan.decode : plan.prefill;
     out.push_back({.seq = c.seq, .first_position = c.state->kv_tokens, .rows = c.rows});
-    if (!c.seated) ++plan.admit;
   }
   return plan;
 }

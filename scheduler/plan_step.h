@@ -1,19 +1,32 @@
-// Who runs in the next step, with how many rows, and who must give its blocks back.
+// Who runs in the next step, with how many rows, and who must give its blocks or its seat back.
 //
 // A pure function of plain states: no clock, no device, no pool. What it was given can be recorded
 // and replayed to the same plan.
 //
-// Every sequence has a rank that never changes (see Rank), and everything here follows the one
-// order: prompt chunks go to the first in rank, the queue is left in rank order without skipping,
-// blocks are taken from the last in rank. Hence nobody starves:
-//   - The first in rank among the seated is never preempted and always finds blocks for a row: a
-//     sequence that outgrows the empty pools is refused or ends (MaxSequenceTokens), and everybody
-//     behind it can be preempted. It has rows to run in every step that newcomers of better rank
-//     leave it, so it ends.
-//   - The first in the queue is seated at the latest when all seated sequences have ended, since
-//     nobody behind it is seated before it. Preempted sequences go back to their rank.
-//   - Only finitely many requests can ever come before a given one: priority buys a fixed head
-//     start, so later arrivals fall behind it at some point.
+// Every sequence has a rank that never changes (see Rank). Seats are left to the waiting in their
+// order of service (waiting_line.h), without skipping. Among the seated the order is by turn, then
+// by rank, where the turn of a sequence is the number of seats that its tenant holds for better
+// ranks: so it begins with each tenant's best and ends with the tenant that has most. Blocks are
+// taken from the end of it, and prompt rows are dealt out among tenants equally. Paused sequences
+// stand behind everybody. With one tenant, or none told apart, all of this is the order of ranks.
+//
+// A swap is how tenants come to equal shares of the seats: when the first in the queue finds no
+// room, and another tenant holds at least two seats more than its own, the worst-ranked of the
+// tenant with most seats makes room. Every swap lowers the sum of the squares of the tenants'
+// seats, so there are only finitely many between two arrivals or ends.
+//
+// Nobody starves, unless its client lets it pause:
+//   - Consider the best-ranked of the seated. Its turn is 0 and it is the first in the order, so it
+//     always gets a row, and blocks for it, since everybody else can be preempted for them; a
+//     sequence that outgrows the empty pools is refused or ends (MaxSequenceTokens). No swap takes
+//     it, for it is the best of its tenant. So it ends, unless better-ranked ones keep coming, and
+//     seats keep getting free.
+//   - Consider the best-ranked of all, B. While it waits only finitely many others can ever be
+//     served before it: its own key grows by no more than max_slots turns, and those who come late
+//     enough have greater ones. Free seats go to these and to B only, and by the above the
+//     best-ranked of them ends, over and over until none is left. So B is seated, and ends.
+//   - Only finitely many requests can ever have a better rank than a given one: priority buys a
+//     fixed head start. They all end, one after the other, and then it is B itself.
 #pragma once
 
 #include <array>
@@ -28,8 +41,10 @@
 
 namespace tandem::scheduler {
 
-// The order of service, smaller first: by arrival, where every point of priority counts as an
-// arrival `priority_point_us` earlier; then by submission, then by choice.
+constexpr int kMaxSwaps = 2;  // sequences that others make room for, in one step
+
+// Who came first: by arrival, where every point of priority counts as an arrival
+// `priority_point_us` earlier; then by submission, then by choice. Smaller is better.
 struct Rank {
   int64_t key_us = 0;
   RequestId request = 0;
@@ -46,6 +61,8 @@ struct GroupBlocks {
 // One sequence, as far as planning needs it.
 struct SeqState {
   Rank rank;
+  int tenant = 0;       // a number from 0 on, below that of sequences; the same for the same tenant
+  bool paused = false;  // only seated ones: its client does not read, so no row runs
   int prompt_tokens = 0;
   int known_tokens = 0;  // prompt and what was generated
   int kv_tokens = 0;     // rows in the cache, below known_tokens; 0 after a preemption
@@ -61,7 +78,8 @@ struct PlanInput {
   CostModel cost;
   std::array<int32_t, engine::kNumKvGroups> free_blocks = {};
   std::vector<SeqState> seated;   // by rank
-  std::vector<SeqState> waiting;  // by rank; no more than could be seated need be given
+  std::vector<SeqState> waiting;  // in the order of service; more than seats that are free, paused
+                                  // or could be swapped need not be given
 };
 
 // Rows of one sequence. `seq` counts through seated, then on through waiting.
@@ -73,22 +91,25 @@ struct SeqRows {
 };
 
 struct StepPlan {
-  std::vector<SeqRows> decode;   // one row each, by rank
-  std::vector<SeqRows> prefill;  // chunks, by rank
-  std::vector<int> preempt;      // indexes of seated sequences whose blocks are to be freed first
-  int admit = 0;                 // so many of the first waiting sequences are seated
+  std::vector<SeqRows> decode;   // one row each
+  std::vector<SeqRows> prefill;  // chunks
+  // Seated sequences whose blocks are to be freed first.
+  std::vector<int> preempt;      // seqs, for want of blocks
+  std::vector<int> make_room;    // seqs, paused or swapped out
+  std::vector<int> admit;        // seqs of waiting sequences that are seated
+  bool prompts_limited = false;  // seated prompts could have run more rows than the step had
   bool operator==(const StepPlan&) const = default;
 };
 
 // Plans one step.
 //   decode   every decoding sequence, unless it finds no block and nobody behind it to take one
-//   from:
-//            then it waits in its seat
-//   prefill  rows left over go to prompts by rank; while anyone decodes, no more of them than keep
-//            the step near config.step_target_us by the cost model
+//            from: then it waits in its seat
+//   prefill  rows left over go to prompts; while anyone decodes, no more of them than keep the step
+//            near config.step_target_us by the cost model
 //   admit    sequences for which a slot and the blocks of all their known tokens are free, beside
 //            what the seated ones still need for theirs and a block for each to grow
-// With a sequence in either list, and states as the scheduler keeps them, some row runs.
+// With a waiting or an unpaused seated sequence, and states as the scheduler keeps them, some row
+// runs.
 StepPlan PlanStep(const PlanInput& input);
 
 }  // namespace tandem::scheduler

@@ -37,8 +37,8 @@ struct Request {
   engine::LogprobOptions prompt_logprobs;  // of prompt tokens from position 1 on
   int n = 1;                               // choices
   int priority = 0;                        // -100..100, higher first
-  std::string tenant;                // waiting requests of all tenants take turns
-  bool reject_if_queued = false;     // refused unless its first row runs in the next step
+  std::string tenant;                      // waiting requests of all tenants take turns
+  bool reject_if_queued = false;           // refused unless its first row runs in the next step
   // Points in time on the scheduler's clock.
   int64_t arrival_us = 0;
   int64_t deadline_us = std::numeric_limits<int64_t>::max();       // then DEADLINE_EXCEEDED
@@ -66,6 +66,7 @@ struct RequestStats {
   int64_t prefill_us = 0;  // first row to first token
   int64_t decode_us = 0;   // first token to the end
   int64_t ttft_us = 0;     // arrival to first token; 0 when there was none
+  int64_t paused_us = 0;   // Scheduler::Pause to Resume, summed
   int64_t total_us = 0;
 };
 
@@ -90,6 +91,23 @@ struct TokenEvent {
 
 // Called on the scheduler's thread, in order; must return at once.
 using EventSink = std::function<void(TokenEvent event)>;
+
+// Where an open request is, as Scheduler::Describe tells it.
+struct RequestView {
+  enum class State {
+    kQueued,     // no row has run
+    kPrefill,    // no token yet
+    kDecode,     // a token was sent
+    kPaused,     // Scheduler::Pause, whatever it was before
+    kPreempted,  // it has run and waits for a seat again
+  };
+  State state = State::kQueued;
+  int queue_position = 0;        // kQueued, kPreempted: waiting requests that are served before it
+  double eta_first_token_s = 0;  // a prediction; 0: there was one, or nothing is known
+  int prompt_tokens = 0;
+  int completion_tokens = 0;  // over all choices
+  int64_t age_us = 0;         // since arrival
+};
 
 // Why a whole request is cancelled; Scheduler::Cancel says how each one ends. A stop string ends
 // one choice: Scheduler::StopChoice.

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "scheduler/end_status.h"
 #include "scheduler/stop_rules.h"
 
@@ -35,6 +36,7 @@ void FillTimes(RequestState& state, int64_t now_us) {
 SeqState StateOf(const Sequence& sequence) {
   SeqState state;
   state.rank = sequence.rank;
+  state.paused = sequence.request->paused;
   state.prompt_tokens = sequence.request->prompt_tokens();
   state.known_tokens = KnownTokens(sequence);
   state.kv_tokens = sequence.kv_tokens;
@@ -45,14 +47,23 @@ SeqState StateOf(const Sequence& sequence) {
   return state;
 }
 
+int64_t PromptLeft(const Sequence& sequence) {
+  return std::max(0, sequence.request->prompt_tokens() - sequence.kv_tokens);
+}
+
+// Without a seat: it was preempted.
+bool HasRun(const Sequence& sequence) { return sequence.computed_tokens > 0; }
+
 }  // namespace
 
-Roster::Roster(const SchedulerConfig& config, const ModelLimits& limits, QueueCounts& queue)
+Roster::Roster(const SchedulerConfig& config, const ModelLimits& limits,
+               std::atomic<int64_t>& waiting_sequences)
     : config_(config),
       limits_(limits),
       max_known_(MaxSequenceTokens(limits)),
-      queue_(queue),
-      pools_{kvcache::BlockPool(limits.num_blocks[0]), kvcache::BlockPool(limits.num_blocks[1])} {}
+      waiting_sequences_(waiting_sequences),
+      pools_{kvcache::BlockPool(limits.num_blocks[0]), kvcache::BlockPool(limits.num_blocks[1])},
+      line_(config.tenant_turn_us) {}
 
 RequestState* Roster::Find(RequestId id) {
   const auto it = requests_.find(id);
@@ -65,6 +76,8 @@ void Roster::Arrive(SubmitMessage message) {
   state.id = message.id;
   state.request = std::move(message.request);
   state.sink = std::move(message.sink);
+  state.reservation = std::move(message.reservation);
+  state.tenant = line_.Open(state.request.tenant);
   const StopParams& stop = state.request.stop;
   state.stop_ids = stop.stop_ids;
   state.stop_ids.insert(state.stop_ids.end(), stop.eos_ids.begin(), stop.eos_ids.end());
@@ -77,41 +90,122 @@ void Roster::Arrive(SubmitMessage message) {
     sequence.request = &state;
     sequence.choice = i;
     sequence.rank = RankOf(config_, state.request, state.id, i);
-    waiting_.insert(&sequence);
+    line_.Join(sequence);
   }
+  state.due_us = kNever;
+  SetDue(state);
+  if (state.request.reject_if_queued) impatient_.push_back(state.id);
   requests_.emplace(state.id, std::move(owned));
 }
 
-void Roster::Cancel(RequestId id, CancelCause cause, int64_t now_us) {
+bool Roster::Cancel(RequestId id, CancelCause cause, int64_t now_us) {
   RequestState* state = Find(id);
-  if (state == nullptr) return;
+  if (state == nullptr) return false;
   absl::Status status = CancelStatus(cause, state->stats.completion_tokens);
   if (status.ok()) {
     FinishOpenChoices(*state, FinishReason::kAborted, now_us);
   } else {
     FinishRequest(*state, std::move(status), now_us);
   }
+  return true;
 }
 
-void Roster::StopChoice(RequestId id, int choice, int64_t now_us) {
+void Roster::StopChoice(RequestId id, int choice, FinishReason reason, int64_t now_us) {
   RequestState* state = Find(id);
   if (state == nullptr || choice < 0 || choice >= state->request.n) return;
   Sequence& sequence = state->choices[choice];
   if (sequence.phase == SeatPhase::kEnded) return;
-  FinishChoice(sequence, FinishReason::kStopString, -1, now_us);
+  FinishChoice(sequence, reason, -1, now_us);
+}
+
+void Roster::Pause(RequestId id, int64_t now_us) {
+  RequestState* state = Find(id);
+  if (state == nullptr || state->paused) return;
+  for (Sequence& sequence : state->choices) {
+    if (sequence.phase == SeatPhase::kWaiting) line_.Leave(sequence);
+  }
+  state->paused = true;
+  state->paused_since_us = now_us;
+  ++num_paused_;
+}
+
+void Roster::Resume(RequestId id, int64_t now_us) {
+  RequestState* state = Find(id);
+  if (state == nullptr || !state->paused) return;
+  EndPause(*state, now_us);
+  for (Sequence& sequence : state->choices) {
+    if (sequence.phase == SeatPhase::kWaiting) line_.Join(sequence);
+  }
+}
+
+void Roster::EndPause(RequestState& state, int64_t now_us) {
+  state.paused = false;
+  state.stats.paused_us += now_us - state.paused_since_us;
+  --num_paused_;
+}
+
+std::optional<RequestView> Roster::Describe(RequestId id, const ServiceRate& rate,
+                                            int64_t now_us) const {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return std::nullopt;
+  const RequestState& state = *it->second;
+  RequestView view;
+  view.prompt_tokens = state.prompt_tokens();
+  view.completion_tokens = state.stats.completion_tokens;
+  view.age_us = now_us - state.request.arrival_us;
+  const bool seated =
+      std::any_of(state.choices.begin(), state.choices.end(),
+                  [](const Sequence& sequence) { return sequence.phase == SeatPhase::kSeated; });
+  if (state.paused) {
+    view.state = RequestView::State::kPaused;
+    return view;
+  }
+  const bool has_token = view.completion_tokens > 0;
+  if (seated) {
+    view.state = has_token ? RequestView::State::kDecode : RequestView::State::kPrefill;
+  } else {
+    view.state = state.started ? RequestView::State::kPreempted : RequestView::State::kQueued;
+  }
+  int64_t tokens = 0;  // prompt tokens that run before its first token
+  for (const Sequence* sequence : seated_) {
+    const bool ours = sequence->request == &state;
+    if (!sequence->request->paused && (!seated || ours)) tokens += PromptLeft(*sequence);
+  }
+  if (!seated) {
+    std::set<const RequestState*> ahead;
+    for (const Sequence* sequence : line_.First(waiting_sequences_)) {
+      tokens += PromptLeft(*sequence);
+      if (sequence->request == &state) break;
+      ahead.insert(sequence->request);
+    }
+    view.queue_position = static_cast<int>(ahead.size());
+  }
+  if (!has_token) view.eta_first_token_s = SecondsToFirstToken(rate, tokens);
+  return view;
+}
+
+void Roster::SetDue(RequestState& state) {
+  const Request& request = state.request;
+  int64_t due_us = request.deadline_us;
+  if (!state.started) due_us = std::min(due_us, request.queue_timeout_us);
+  if (request.stop.time_limit_us > 0 && request.stop.time_limit_us < kNever - request.arrival_us) {
+    due_us = std::min(due_us, request.arrival_us + request.stop.time_limit_us);
+  }
+  if (state.due_us != kNever) due_.erase({state.due_us, state.id});
+  if (due_us != kNever) due_.insert({due_us, state.id});
+  state.due_us = due_us;
 }
 
 void Roster::ExpireDue(int64_t now_us) {
-  for (auto it = requests_.begin(); it != requests_.end();) {
-    RequestState& state = *(it++)->second;  // ending a request removes it
+  while (next_due_us() <= now_us) {
+    RequestState& state = *Find(due_.begin()->second);  // ending a request removes it
     const Request& request = state.request;
     const int64_t queued_us = (state.started ? state.started_us : now_us) - request.arrival_us;
     if (now_us >= request.deadline_us) {
       FinishRequest(state, DeadlineStatus(queued_us), now_us);
     } else if (!state.started && now_us >= request.queue_timeout_us) {
       FinishRequest(state, QueueTimeoutStatus(queued_us), now_us);
-    } else if (request.stop.time_limit_us > 0 &&
-               now_us - request.arrival_us >= request.stop.time_limit_us) {
+    } else {
       FinishOpenChoices(state, FinishReason::kTimeLimit, now_us);
     }
   }
@@ -125,34 +219,46 @@ void Roster::FailAll(absl::Status (*make_status)(), int64_t now_us) {
   while (!requests_.empty()) FinishRequest(*requests_.begin()->second, make_status(), now_us);
 }
 
-PlanInput Roster::Snapshot(const CostModel& cost) const {
-  PlanInput input;
+Lineup Roster::MakeLineup(const CostModel& cost) const {
+  Lineup lineup;
+  PlanInput& input = lineup.input;
   input.config = config_;
   input.limits = limits_;
   input.cost = cost;
   for (int g = 0; g < engine::kNumKvGroups; ++g) input.free_blocks[g] = pools_[g].num_free();
-  for (const Sequence* sequence : seated_) input.seated.push_back(StateOf(*sequence));
-  for (const Sequence* sequence : waiting_) {
-    if (seated_.size() + input.waiting.size() >= static_cast<size_t>(config_.max_slots)) break;
-    input.waiting.push_back(StateOf(*sequence));
+  absl::flat_hash_map<const TenantLine*, int> tenants;
+  const auto state_of = [&](const Sequence& sequence) {
+    SeqState state = StateOf(sequence);
+    const auto next = static_cast<int>(tenants.size());
+    state.tenant = tenants.try_emplace(sequence.request->tenant, next).first->second;
+    return state;
+  };
+  int seats = config_.max_slots + kMaxSwaps;  // that could be given away
+  for (Sequence* sequence : seated_) {
+    input.seated.push_back(state_of(*sequence));
+    lineup.sequences.push_back(sequence);
+    if (!sequence->request->paused) --seats;
   }
-  return input;
+  for (Sequence* sequence : line_.First(seats)) {
+    input.waiting.push_back(state_of(*sequence));
+    lineup.sequences.push_back(sequence);
+  }
+  return lineup;
 }
 
-std::vector<SeatRows> Roster::Apply(const PlanInput& input, const StepPlan& plan, int64_t now_us) {
-  std::vector<Sequence*> by_index(seated_.begin(), seated_.end());
-  auto next_waiting = waiting_.begin();
-  for (size_t i = 0; i < input.waiting.size(); ++i) by_index.push_back(*next_waiting++);
-
-  for (const int seq : plan.preempt) Preempt(*by_index[seq], now_us);
-  for (int i = 0; i < plan.admit; ++i) {
-    Sequence& sequence = *by_index[input.seated.size() + i];
+std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us) {
+  for (const int seq : plan.make_room) {
+    Preempt(*lineup.sequences[seq], /*counted=*/false, now_us);
+  }
+  for (const int seq : plan.preempt) Preempt(*lineup.sequences[seq], /*counted=*/true, now_us);
+  for (const int seq : plan.admit) {
+    Sequence& sequence = *lineup.sequences[seq];
     if (sequence.phase == SeatPhase::kWaiting) Seat(sequence);
   }
   std::vector<SeatRows> seats;
   for (const std::vector<SeqRows>* rows_of : {&plan.decode, &plan.prefill}) {
     for (const SeqRows& rows : *rows_of) {
-      Sequence& sequence = *by_index[rows.seq];
+      Sequence& sequence = *lineup.sequences[rows.seq];
       if (sequence.phase != SeatPhase::kSeated) continue;
       for (int g = 0; g < engine::kNumKvGroups; ++g) {
         if (limits_.num_blocks[g] == 0) continue;
@@ -162,6 +268,12 @@ std::vector<SeatRows> Roster::Apply(const PlanInput& input, const StepPlan& plan
       }
       if (!sequence.request->started) Start(*sequence.request, now_us);
       seats.push_back({.sequence = &sequence, .rows = rows.rows});
+    }
+  }
+  for (const RequestId id : std::exchange(impatient_, {})) {
+    RequestState* state = Find(id);
+    if (state != nullptr && !state->started) {
+      FinishRequest(*state, NotStartedAtOnceStatus(), now_us);
     }
   }
   return seats;
@@ -221,40 +333,68 @@ void Roster::Commit(const std::vector<SeatRows>& seats, const engine::StepBatch&
 void Roster::FillStats(SchedulerStats& stats) const {
   stats = totals_;
   stats.running = static_cast<int64_t>(seated_.size());
+  stats.paused = num_paused_;
+  stats.preempted_now = num_preempted_;
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     stats.blocks_total[g] = pools_[g].num_blocks();
     stats.blocks_used[g] = pools_[g].num_used();
   }
 }
 
+void Roster::Queue(Sequence& sequence) {
+  sequence.phase = SeatPhase::kWaiting;
+  waiting_sequences_ += 1;
+  if (HasRun(sequence)) ++num_preempted_;
+  if (!sequence.request->paused) line_.Join(sequence);
+}
+
+void Roster::Unqueue(Sequence& sequence) {
+  waiting_sequences_ -= 1;
+  if (HasRun(sequence)) --num_preempted_;
+  if (!sequence.request->paused) line_.Leave(sequence);
+}
+
 void Roster::Seat(Sequence& sequence) {
-  waiting_.erase(&sequence);
-  queue_.sequences -= 1;
+  Unqueue(sequence);
   seated_.insert(&sequence);
+  ++sequence.request->tenant->seats;
   sequence.phase = SeatPhase::kSeated;
 }
 
-void Roster::Preempt(Sequence& sequence, int64_t now_us) {
+void Roster::Unseat(Sequence& sequence) {
+  seated_.erase(&sequence);
+  --sequence.request->tenant->seats;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) kvcache::Free(sequence.tables[g], pools_[g]);
+}
+
+void Roster::Vacate(Sequence& sequence) {
+  if (sequence.phase == SeatPhase::kWaiting) {
+    Unqueue(sequence);
+  } else {
+    Unseat(sequence);
+  }
+  sequence.phase = SeatPhase::kEnded;
+}
+
+void Roster::Preempt(Sequence& sequence, bool counted, int64_t now_us) {
   if (sequence.phase != SeatPhase::kSeated) return;  // its request failed just now
   RequestState& state = *sequence.request;
   ++state.stats.preemptions;
   ++totals_.preemptions_total;
-  if (++sequence.preemptions > config_.max_preemptions) {
+  if (counted && ++sequence.preemptions > config_.max_preemptions) {
     FinishRequest(state, KvExhaustedStatus(sequence.preemptions), now_us);
     return;
   }
-  ReleaseBlocks(sequence);
+  Unseat(sequence);
   sequence.kv_tokens = 0;
-  seated_.erase(&sequence);
-  waiting_.insert(&sequence);
-  queue_.sequences += 1;
-  sequence.phase = SeatPhase::kWaiting;
+  Queue(sequence);
 }
 
 void Roster::Start(RequestState& state, int64_t now_us) {
-  LeaveQueue(state);
+  state.reservation.Release();
   state.started = true;
   state.started_us = now_us;
+  SetDue(state);
   state.stats.queue_us = now_us - state.request.arrival_us;
   if (state.needs_counts) {
     engine::TokenCounts counts;
@@ -265,15 +405,6 @@ void Roster::Start(RequestState& state, int64_t now_us) {
   event.kind = TokenEvent::Kind::kStarted;
   event.stats = state.stats;
   state.sink(std::move(event));
-}
-
-void Roster::LeaveQueue(RequestState& state) {
-  queue_.requests -= 1;
-  queue_.prompt_tokens -= int64_t{state.prompt_tokens()} * state.request.n;
-}
-
-void Roster::ReleaseBlocks(Sequence& sequence) {
-  for (int g = 0; g < engine::kNumKvGroups; ++g) kvcache::Free(sequence.tables[g], pools_[g]);
 }
 
 void Roster::CountRows(const Sequence& sequence, int rows) {
@@ -333,7 +464,11 @@ void Roster::FinishRequest(RequestState& state, absl::Status status, int64_t now
   for (Sequence& sequence : state.choices) {
     if (sequence.phase != SeatPhase::kEnded) Vacate(sequence);
   }
-  if (!state.started) LeaveQueue(state);
+  if (state.paused) EndPause(state, now_us);
+  state.reservation.Release();
+  if (state.due_us != kNever) due_.erase({state.due_us, state.id});
+  line_.Close(state.tenant);
+  state.tenant = nullptr;
   FillTimes(state, now_us);
   ++totals_.requests_finished_total[static_cast<int>(status.code())];
   TokenEvent event;
@@ -344,17 +479,6 @@ void Roster::FinishRequest(RequestState& state, absl::Status status, int64_t now
   ended_.push_back(std::move(it->second));
   requests_.erase(it);
   state.sink(std::move(event));
-}
-
-void Roster::Vacate(Sequence& sequence) {
-  if (sequence.phase == SeatPhase::kWaiting) {
-    waiting_.erase(&sequence);
-    queue_.sequences -= 1;
-  } else {
-    seated_.erase(&sequence);
-    ReleaseBlocks(sequence);
-  }
-  sequence.phase = SeatPhase::kEnded;
 }
 
 }  // namespace tandem::scheduler

@@ -8,10 +8,14 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "engine/step.h"
@@ -22,32 +26,47 @@
 #include "scheduler/sequence.h"
 #include "scheduler/stats.h"
 #include "scheduler/step_batch.h"
+#include "scheduler/waiting_line.h"
 
 namespace tandem::scheduler {
 
+// Everybody who may take part in a step.
+struct Lineup {
+  PlanInput input;
+  std::vector<Sequence*> sequences;  // by SeqRows::seq
+};
+
 class Roster {
  public:
-  // `queue` was raised by the inbox for every request that arrives here; it is lowered here.
-  Roster(const SchedulerConfig& config, const ModelLimits& limits, QueueCounts& queue);
+  // `waiting_sequences` was raised by the inbox for every sequence that arrives here; it is kept
+  // here from then on.
+  Roster(const SchedulerConfig& config, const ModelLimits& limits,
+         std::atomic<int64_t>& waiting_sequences);
 
   void Arrive(SubmitMessage message);
-  void Cancel(RequestId id, CancelCause cause, int64_t now_us);
-  void StopChoice(RequestId id, int choice, int64_t now_us);
+  // False: no such request is open.
+  bool Cancel(RequestId id, CancelCause cause, int64_t now_us);
+  void StopChoice(RequestId id, int choice, FinishReason reason, int64_t now_us);
+  void Pause(RequestId id, int64_t now_us);
+  void Resume(RequestId id, int64_t now_us);
+  std::optional<RequestView> Describe(RequestId id, const ServiceRate& rate, int64_t now_us) const;
   // Ends requests whose deadline, queue timeout or time limit has come, in this precedence.
   void ExpireDue(int64_t now_us);
+  // When ExpireDue has something to do next.
+  int64_t next_due_us() const { return due_.empty() ? kNever : due_.begin()->first; }
   void CancelAll(CancelCause cause, int64_t now_us);
   // Each request gets a status of its own: one that several threads share is counted inside the
   // packaged absl, where ThreadSanitizer cannot follow.
   void FailAll(absl::Status (*make_status)(), int64_t now_us);
 
-  // What PlanStep needs of everybody who may take part.
-  PlanInput Snapshot(const CostModel& cost) const;
-  // Preempts, seats, gives blocks, and tells requests whose first row is about to run.
-  //   input    what `plan` was made from, of the roster as it is now
+  Lineup MakeLineup(const CostModel& cost) const;
+  // Preempts, seats, gives blocks, tells requests whose first row is about to run, and ends those
+  // that would have to wait but do not want to (Request::reject_if_queued).
+  //   plan     made from lineup.input, of the roster as it is now
   //   returns  who runs with how many rows: plan.decode, then plan.prefill, less those whose
   //   request
   //            failed because it was preempted too often
-  std::vector<SeatRows> Apply(const PlanInput& input, const StepPlan& plan, int64_t now_us);
+  std::vector<SeatRows> Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us);
   // Takes the result of a step: rows are in the cache now, tokens go out, choices end, blocks that
   // left the window are released.
   //   result   one token per sample of `batch`, ids inside the vocabulary where finite
@@ -56,21 +75,25 @@ class Roster {
   // Frees the memory of ended requests. Until then pointers into them stay valid.
   void ForgetEnded() { ended_.clear(); }
 
-  bool empty() const { return requests_.empty(); }
+  // Whether there is a request that is not paused.
+  bool can_run() const { return static_cast<int>(requests_.size()) > num_paused_; }
   // Adds what the roster knows: seats, blocks, totals.
   void FillStats(SchedulerStats& stats) const;
 
  private:
-  struct ByRank {
-    bool operator()(const Sequence* a, const Sequence* b) const { return a->rank < b->rank; }
-  };
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
   RequestState* Find(RequestId id);
+  void SetDue(RequestState& state);  // after what it depends on has changed
+  void Queue(Sequence& sequence);    // into the queue, out of a seat or new
+  void Unqueue(Sequence& sequence);
   void Seat(Sequence& sequence);
-  void Preempt(Sequence& sequence, int64_t now_us);
+  void Unseat(Sequence& sequence);  // blocks freed
+  void Vacate(Sequence& sequence);  // for good
+  // By a plan. `counted`: towards max_preemptions.
+  void Preempt(Sequence& sequence, bool counted, int64_t now_us);
   void Start(RequestState& state, int64_t now_us);
-  void LeaveQueue(RequestState& state);  // not counted as queued any more
-  void ReleaseBlocks(Sequence& sequence);
+  void EndPause(RequestState& state, int64_t now_us);
   void CountRows(const Sequence& sequence, int rows);
   void AppendToken(Sequence& sequence, engine::SampledToken token, int64_t now_us);
   // Ends one choice; the last one ends the request with OK.
@@ -78,18 +101,21 @@ class Roster {
   void FinishOpenChoices(RequestState& state, FinishReason reason, int64_t now_us);
   // Ends what is still open without kChoiceFinished.
   void FinishRequest(RequestState& state, absl::Status status, int64_t now_us);
-  void Vacate(Sequence& sequence);  // out of seat or queue, blocks freed
 
   const SchedulerConfig config_;
   const ModelLimits limits_;
   const int max_known_;
-  QueueCounts& queue_;
+  std::atomic<int64_t>& waiting_sequences_;
   std::array<kvcache::BlockPool, engine::kNumKvGroups> pools_;
   std::map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::vector<std::unique_ptr<RequestState>> ended_;
   std::set<Sequence*, ByRank> seated_;
-  std::set<Sequence*, ByRank> waiting_;
-  SchedulerStats totals_;  // the *_total fields
+  WaitingLine line_;                             // unpaused sequences without a seat
+  std::set<std::pair<int64_t, RequestId>> due_;  // RequestState::due_us of those that have one
+  std::vector<RequestId> impatient_;             // reject_if_queued, no plan made yet
+  int num_paused_ = 0;                           // requests
+  int64_t num_preempted_ = 0;                    // sequences without a seat that have run
+  SchedulerStats totals_;                        // the *_total fields
 };
 
 }  // namespace tandem::scheduler

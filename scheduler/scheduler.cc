@@ -2,7 +2,11 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
+#include <limits>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -19,6 +23,8 @@
 
 namespace tandem::scheduler {
 namespace {
+
+constexpr int64_t kMaxSleepUs = 1'000'000;
 
 // Whether the engine answered what it was asked.
 absl::Status CheckResult(const engine::StepBatch& batch, const engine::StepResult& result,
@@ -46,27 +52,33 @@ int64_t MonotonicNowUs() {
 
 struct Scheduler::Impl {
   Impl(const SchedulerConfig& config, const ModelLimits& limits, engine::RunStep run_step,
-       Clock now_us, StepObserver observer)
-      : limits(limits),
+       Clock now_us, SchedulerObserver observer)
+      : config(config),
+        limits(limits),
         run_step(std::move(run_step)),
         now_us(std::move(now_us)),
         observer(std::move(observer)),
-        inbox(config.max_queued_requests),
+        admission(std::make_shared<Admission>(config)),
         log(config.step_log_size),
-        roster(config, limits, inbox.queue()) {
+        roster(config, limits, inbox.waiting_sequences()) {
     Publish();
   }
 
   bool RunOnce();
   void DrainInbox(int64_t now);
-  bool RunPlan(PlanInput input, int64_t begin_us);
+  void CancelOne(const CancelMessage& message, int64_t now);
+  bool RunPlan(int64_t begin_us);
+  absl::Status CheckDeadline(const Request& request, const Reservation& reservation) const;
   void Fail(const absl::Status& cause);
   void Publish();
+  int64_t IdleUs() const;
 
+  const SchedulerConfig config;
   const ModelLimits limits;
   const engine::RunStep run_step;
   const Clock now_us;
-  const StepObserver observer;
+  const SchedulerObserver observer;
+  const std::shared_ptr<Admission> admission;
   Inbox inbox;
   StepLog log;
   Published<SchedulerStats> published;
@@ -74,6 +86,7 @@ struct Scheduler::Impl {
   // Of the scheduler's thread.
   Roster roster;
   CostModel cost;
+  ServiceRate rate;
   int64_t steps = 0;
   int64_t last_step_us = 0;
   bool stopped = false;
@@ -85,9 +98,13 @@ void Scheduler::Impl::DrainInbox(int64_t now) {
     if (auto* submit = std::get_if<SubmitMessage>(&message)) {
       roster.Arrive(std::move(*submit));
     } else if (auto* cancel = std::get_if<CancelMessage>(&message)) {
-      roster.Cancel(cancel->id, cancel->cause, now);
+      CancelOne(*cancel, now);
     } else if (auto* stop = std::get_if<StopChoiceMessage>(&message)) {
-      roster.StopChoice(stop->id, stop->choice, now);
+      roster.StopChoice(stop->id, stop->choice, stop->reason, now);
+    } else if (auto* pause = std::get_if<PauseMessage>(&message)) {
+      pause->paused ? roster.Pause(pause->id, now) : roster.Resume(pause->id, now);
+    } else if (auto* describe = std::get_if<DescribeMessage>(&message)) {
+      describe->answer(roster.Describe(describe->id, rate, now));
     }
   }
   if (inbox.engine_down()) roster.FailAll(EngineFailureStatus, now);
@@ -97,20 +114,27 @@ void Scheduler::Impl::DrainInbox(int64_t now) {
   }
 }
 
+void Scheduler::Impl::CancelOne(const CancelMessage& message, int64_t now) {
+  const bool found = roster.Cancel(message.id, message.cause, now);
+  if (!found || !observer.on_freed) return;
+  observer.on_freed(message.cause, std::max<int64_t>(0, now_us() - message.sent_us));
+}
+
 bool Scheduler::Impl::RunOnce() {
   const int64_t begin_us = now_us();
   DrainInbox(begin_us);
   roster.ExpireDue(begin_us);
-  const bool ran = !roster.empty() && RunPlan(roster.Snapshot(cost), begin_us);
+  const bool ran = roster.can_run() && RunPlan(begin_us);
   roster.ForgetEnded();
   Publish();
   return ran;
 }
 
 // Steps 2 to 5 of a turn. False when everybody who was to run failed for being preempted too often.
-bool Scheduler::Impl::RunPlan(PlanInput input, int64_t begin_us) {
-  StepPlan plan = PlanStep(input);
-  const std::vector<SeatRows> seats = roster.Apply(input, plan, begin_us);
+bool Scheduler::Impl::RunPlan(int64_t begin_us) {
+  Lineup lineup = roster.MakeLineup(cost);
+  StepPlan plan = PlanStep(lineup.input);
+  const std::vector<SeatRows> seats = roster.Apply(lineup, plan, begin_us);
   if (seats.empty()) return false;
   const engine::StepBatch batch = BuildStepBatch(seats);
   StepTiming timing;
@@ -135,14 +159,15 @@ bool Scheduler::Impl::RunPlan(PlanInput input, int64_t begin_us) {
   ++steps;
   last_step_us = timing.duration_us = step_end_us - step_begin_us;
   Observe(cost, timing.prompt_rows, timing.decode_rows, timing.duration_us);
+  Observe(rate, timing.prompt_rows, plan.prompts_limited, step_end_us - begin_us);
   roster.Commit(seats, batch, std::move(result), steps, step_end_us);
   log.Add({.step = steps,
-           .input = std::move(input),
+           .input = std::move(lineup.input),
            .plan = std::move(plan),
            .duration_us = timing.duration_us});
-  if (observer) {
+  if (observer.on_step) {
     timing.schedule_us = now_us() - begin_us - timing.duration_us;
-    observer(timing);
+    observer.on_step(timing);
   }
   return true;
 }
@@ -158,28 +183,88 @@ void Scheduler::Impl::Publish() {
   roster.FillStats(stats);
   stats.steps_total = steps;
   stats.last_step_us = last_step_us;
+  stats.step_us = rate.step_us;
+  stats.prompt_tokens_per_s = rate.prompt_tokens_per_s;
   stats.last_turn_us = now_us();
   published.Write(stats);
 }
 
+// How long the loop may sleep: until the next deadline, so that it is kept.
+int64_t Scheduler::Impl::IdleUs() const {
+  return std::clamp<int64_t>(roster.next_due_us() - now_us(), 0, kMaxSleepUs);
+}
+
+// DEADLINE and DEADLINE_UNATTAINABLE. On the submitting thread.
+absl::Status Scheduler::Impl::CheckDeadline(const Request& request,
+                                            const Reservation& reservation) const {
+  if (request.deadline_us == std::numeric_limits<int64_t>::max()) return absl::OkStatus();
+  const int64_t now = now_us();
+  if (now >= request.deadline_us)
+    return DeadlineStatus(std::max<int64_t>(0, now - request.arrival_us));
+  if (!config.reject_hopeless) return absl::OkStatus();
+  const SchedulerStats stats = published.Read();
+  const int64_t tokens =
+      reservation.TokensAhead(request.priority) + static_cast<int64_t>(request.prompt.size());
+  const auto predicted_us = static_cast<int64_t>(
+      1e6 *
+      SecondsToFirstToken(
+          {.prompt_tokens_per_s = stats.prompt_tokens_per_s, .step_us = stats.step_us}, tokens));
+  const int64_t left_us = request.deadline_us - now;
+  if (predicted_us <= left_us) return absl::OkStatus();
+  return DeadlineUnattainableStatus(predicted_us, left_us);
+}
+
 Scheduler::Scheduler(const SchedulerConfig& config, const ModelLimits& limits,
-                     engine::RunStep run_step, Clock now_us, StepObserver observer)
+                     engine::RunStep run_step, Clock now_us, SchedulerObserver observer)
     : impl_(std::make_unique<Impl>(config, limits, std::move(run_step), std::move(now_us),
                                    std::move(observer))) {}
 
 Scheduler::~Scheduler() = default;
 
-absl::StatusOr<RequestId> Scheduler::Submit(Request request, EventSink sink) {
+absl::StatusOr<Reservation> Scheduler::Reserve(const ReservationRequest& request) {
+  if (impl_->inbox.engine_down()) return EngineDownStatus();
+  if (impl_->inbox.draining()) return DrainingStatus();
+  if (impl_->now_us() >= request.deadline_us) return DeadlineStatus(0);
+  return impl_->admission->Reserve(request);
+}
+
+absl::StatusOr<RequestId> Scheduler::Submit(Request request, EventSink sink,
+                                            Reservation reservation) {
   if (absl::Status status = CheckRequest(request, impl_->limits); !status.ok()) return status;
-  return impl_->inbox.Submit(std::move(request), std::move(sink));
+  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size()) * request.n;
+  if (!reservation.held()) {
+    absl::StatusOr<Reservation> reserved =
+        Reserve({.tenant = request.tenant,
+                 .prompt_tokens = prompt_tokens,
+                 .bytes = static_cast<int64_t>(request.prompt.size() * sizeof(request.prompt[0])),
+                 .deadline_us = request.deadline_us});
+    if (!reserved.ok()) return reserved.status();
+    reservation = *std::move(reserved);
+  }
+  reservation.SetPromptTokens(prompt_tokens);
+  if (absl::Status s = impl_->CheckDeadline(request, reservation); !s.ok()) return s;
+  reservation.SetSubmitted(request.priority);
+  return impl_->inbox.Submit(std::move(request), std::move(sink), std::move(reservation));
+}
+
+absl::StatusOr<RequestId> Scheduler::Submit(Request request, EventSink sink) {
+  return Submit(std::move(request), std::move(sink), Reservation());
 }
 
 void Scheduler::Cancel(RequestId id, CancelCause cause) {
-  impl_->inbox.Send(CancelMessage{.id = id, .cause = cause});
+  impl_->inbox.Send(CancelMessage{.id = id, .cause = cause, .sent_us = impl_->now_us()});
 }
 
-void Scheduler::StopChoice(RequestId id, int choice) {
-  impl_->inbox.Send(StopChoiceMessage{.id = id, .choice = choice});
+void Scheduler::StopChoice(RequestId id, int choice, FinishReason reason) {
+  impl_->inbox.Send(StopChoiceMessage{.id = id, .choice = choice, .reason = reason});
+}
+
+void Scheduler::Pause(RequestId id) { impl_->inbox.Send(PauseMessage{.id = id, .paused = true}); }
+
+void Scheduler::Resume(RequestId id) { impl_->inbox.Send(PauseMessage{.id = id, .paused = false}); }
+
+void Scheduler::Describe(RequestId id, std::function<void(std::optional<RequestView>)> answer) {
+  if (!impl_->inbox.Send(DescribeMessage{.id = id, .answer = answer})) answer(std::nullopt);
 }
 
 void Scheduler::BeginDrain() { impl_->inbox.BeginDrain(); }
@@ -190,7 +275,7 @@ void Scheduler::Run() {
   while (true) {
     impl_->RunOnce();
     if (impl_->stopped) return;
-    if (impl_->roster.empty()) impl_->inbox.Wait();
+    if (!impl_->roster.can_run()) impl_->inbox.Wait(impl_->IdleUs());
   }
 }
 
@@ -198,10 +283,11 @@ bool Scheduler::RunOnce() { return impl_->RunOnce(); }
 
 SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = impl_->published.Read();
-  const QueueCounts& queue = impl_->inbox.queue();
-  stats.waiting = queue.sequences;
+  const QueueCounts queue = impl_->admission->counts();
+  stats.waiting = impl_->inbox.waiting_sequences();
   stats.queued_requests = queue.requests;
   stats.queued_prompt_tokens = queue.prompt_tokens;
+  stats.queued_bytes = queue.bytes;
   stats.draining = impl_->inbox.draining();
   stats.engine_down = impl_->inbox.engine_down();
   return stats;

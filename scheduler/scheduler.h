@@ -1,21 +1,23 @@
 // Continuous batching: sequences join and leave at every step.
 //
-// In        requests, cancellations and stops found in the text, from any thread.
+// In        requests, cancellations, pauses, stops found in the text; from any thread.
 // Out       TokenEvents through each request's sink; one StepBatch per step to the engine.
-// Not here  who gets how many rows (plan_step.h), block bookkeeping (kvcache/), text (server/).
-// Threads   Submit, Cancel, StopChoice, BeginDrain, Stop, stats and RecentSteps from any thread;
-// they
-//           never wait for a step. Run, or RunOnce, on one thread, which owns all sequence state,
-//           calls the engine and calls the sinks.
+// Not here  who gets how many rows (plan_step.h), who may queue (admission.h), block bookkeeping
+//           (kvcache/), text (server/).
+// Threads   everything but Run and RunOnce from any thread; nothing waits for a step. Run, or
+//           RunOnce, on one thread, which owns all sequence state, calls the engine, the sinks, the
+//           observer and the answers to Describe.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/step.h"
+#include "scheduler/admission.h"
 #include "scheduler/config.h"
 #include "scheduler/request.h"
 #include "scheduler/stats.h"
@@ -28,53 +30,82 @@ struct StepRecord;  // step_log.h
 using Clock = std::function<int64_t()>;
 int64_t MonotonicNowUs();
 
-// Called after each step on the scheduler's thread; must return at once.
-using StepObserver = std::function<void(const StepTiming& timing)>;
+// Called on the scheduler's thread; each must return at once, and each may be absent.
+struct SchedulerObserver {
+  std::function<void(const StepTiming& timing)> on_step;  // after each step
+  // After a Cancel that found its request: from the call to its blocks being free.
+  std::function<void(CancelCause cause, int64_t us)> on_freed;
+};
 
 class Scheduler {
  public:
   // `config` and `limits` must pass Validate (config.h).
   Scheduler(const SchedulerConfig& config, const ModelLimits& limits, engine::RunStep run_step,
-            Clock now_us = MonotonicNowUs, StepObserver observer = nullptr);
+            Clock now_us = MonotonicNowUs, SchedulerObserver observer = {});
   ~Scheduler();  // after Run has returned; requests that are still open get no more events
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
+  // Takes a place in the queue, as soon as a message is parsed (grpc-surface 1.12).
+  //   errors  kResourceExhausted  QUEUE_FULL, TENANT_LIMIT: Admission::Reserve
+  //           kDeadlineExceeded   DEADLINE: it has passed
+  //           kUnavailable        DRAINING after BeginDrain or Stop; ENGINE_DOWN after the engine
+  //                               failed
+  absl::StatusOr<Reservation> Reserve(const ReservationRequest& request);
+
   // Queues a request. On success the sink gets events until exactly one kFinished, the first ones
   // possibly before Submit returns; on an error it is never called. `request.arrival_us`, the
   // deadlines and the time limit are on this scheduler's clock (now_us()).
-  //   errors  kInvalidArgument    EMPTY_PROMPT, BAD_TOKEN_ID, BAD_PARAMETER; PROMPT_TOO_LONG
-  //                               {prompt_tokens, max_prompt_tokens}; EXCEEDS_KV_CAPACITY
-  //                               {needed_blocks, total_blocks}: prompt + 1 token do not fit the
-  //                               empty pools
-  //           kResourceExhausted  QUEUE_FULL {queued_requests, max_queued_requests}
-  //           kUnavailable        DRAINING after BeginDrain or Stop; ENGINE_DOWN after the engine
-  //                               failed
+  //   reservation  from Reserve, also one from before BeginDrain; without one, Submit reserves
+  //   errors  kInvalidArgument   EMPTY_PROMPT, BAD_TOKEN_ID, BAD_PARAMETER; PROMPT_TOO_LONG
+  //                              {prompt_tokens, max_prompt_tokens}; EXCEEDS_KV_CAPACITY
+  //                              {needed_blocks, total_blocks}: prompt + 1 token do not fit the
+  //                              empty pools
+  //           kDeadlineExceeded  DEADLINE; with config.reject_hopeless, DEADLINE_UNATTAINABLE
+  //                              {predicted_ms, left_ms}: even if what is surely served before it
+  //                              runs as fast as measured, its first token comes too late
+  //           kUnavailable       DRAINING after Stop; ENGINE_DOWN
+  //           those of Reserve   when Submit reserves
+  absl::StatusOr<RequestId> Submit(Request request, EventSink sink, Reservation reservation);
   absl::StatusOr<RequestId> Submit(Request request, EventSink sink);
 
   // Ends a request before the next step is planned. Unknown and finished ids are ignored.
   //   kClientGone    CANCELLED CLIENT_CANCELLED
-  //   kAborted       OK with kAborted choices once a token was sent; CANCELLED ABORTED_BY_REQUEST
-  //   else kDeadline      DEADLINE_EXCEEDED DEADLINE kDrain         UNAVAILABLE SHUTTING_DOWN
-  //   {completion_tokens} kSlowConsumer  ABORTED SLOW_CONSUMER
+  //   kAborted       OK with kAborted choices once a token was sent, else CANCELLED
+  //                  ABORTED_BY_REQUEST
+  //   kDeadline      DEADLINE_EXCEEDED DEADLINE
+  //   kDrain         UNAVAILABLE SHUTTING_DOWN {completion_tokens}
+  //   kSlowConsumer  ABORTED SLOW_CONSUMER
   void Cancel(RequestId id, CancelCause cause);
 
-  // The text layer found a stop string: nothing more is sent for this choice but kChoiceFinished
-  // with kStopString. Ignored when the choice has ended already; the text layer then overrides the
-  // reason it was told (a stop string goes before kMaxTokens, grpc-surface 2.6).
-  void StopChoice(RequestId id, int choice);
+  // The text layer found an end, kStopString or kToolCalls: nothing more is sent for this choice
+  // but kChoiceFinished with it. Ignored when the choice has ended already; the text layer then
+  // overrides the reason it was told (a stop string goes before kMaxTokens, grpc-surface 2.6).
+  void StopChoice(RequestId id, int choice, FinishReason reason = FinishReason::kStopString);
 
-  // Refuses new requests; those accepted go on.
+  // The client reads too slowly: until Resume no row of the request runs. It keeps its seat and its
+  // blocks until somebody else waits for them, and then does not get a seat again before Resume.
+  // Deadlines, limits and cancellations hold on. Both are idempotent.
+  void Pause(RequestId id);
+  void Resume(RequestId id);
+
+  // Asks where a request is. Answered at the next step boundary, on the scheduler's thread, or at
+  // once, on this one, after Run has ended. nullopt: no such request is open.
+  void Describe(RequestId id, std::function<void(std::optional<RequestView>)> answer);
+
+  // Refuses new reservations; requests that have one go on.
   void BeginDrain();
   // Ends every open request with SHUTTING_DOWN at the next boundary; then Run returns.
   void Stop();
 
-  // Steps until Stop. Sleeps while there is no request. After a failed step every request ends with
-  // ENGINE_FAILURE and Run keeps answering (stats.engine_down) until Stop.
+  // Steps until Stop. Sleeps while nothing can run, for a second at most (stats.last_turn_us).
+  // After a failed step every request ends with ENGINE_FAILURE and Run keeps answering
+  // (stats.engine_down) until Stop.
   void Run();
   // One turn of the loop, for simulations: drain the inbox, expire, plan, run, commit.
-  //   returns  whether a step ran. False: no request is left, or all that were to run failed for
-  //            having been preempted too often
+  //   returns  whether a step ran. False: no request is left that is not paused, or all that were
+  //   to
+  //            run failed for having been preempted too often
   bool RunOnce();
 
   SchedulerStats stats() const;

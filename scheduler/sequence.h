@@ -11,12 +11,14 @@
 #include "engine/sampling.h"
 #include "engine/step.h"
 #include "kvcache/block_table.h"
+#include "scheduler/admission.h"
 #include "scheduler/plan_step.h"
 #include "scheduler/request.h"
 
 namespace tandem::scheduler {
 
 struct RequestState;
+struct TenantLine;  // waiting_line.h
 
 enum class SeatPhase { kWaiting, kSeated, kEnded };
 
@@ -37,6 +39,8 @@ struct RequestState {
   RequestId id = 0;
   Request request;
   EventSink sink;
+  Reservation reservation;        // until it starts or ends
+  TenantLine* tenant = nullptr;   // while open
   std::vector<Sequence> choices;  // fixed once built: others point into it
   std::vector<int32_t> stop_ids;  // all ids that end a choice, masked before min_tokens
   bool needs_counts = false;      // a penalty was asked for
@@ -44,8 +48,11 @@ struct RequestState {
   int next_scored = 1;  // prompt position whose log-probability is sent next
   bool ended = false;
   bool started = false;
+  bool paused = false;
+  int64_t due_us = 0;  // deadline, queue timeout or time limit: the first of them
   int64_t started_us = 0;
-  int64_t first_token_us = 0;  // valid when completion_tokens > 0
+  int64_t first_token_us = 0;   // valid when completion_tokens > 0
+  int64_t paused_since_us = 0;  // valid when paused
   RequestStats stats;
 
   int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }

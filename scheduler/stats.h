@@ -14,10 +14,13 @@ constexpr int kNumStatusCodes = 17;  // absl::StatusCode, OK included
 
 // A snapshot; each number is exact, but two may be one step apart. *_total count from the start.
 struct SchedulerStats {
-  int64_t running = 0;               // sequences that hold KV
-  int64_t waiting = 0;               // sequences that do not, preempted ones included
-  int64_t queued_requests = 0;       // accepted and not started
+  int64_t running = 0;               // sequences that hold KV, paused ones included
+  int64_t waiting = 0;               // submitted sequences that do not, preempted ones included
+  int64_t preempted_now = 0;         // of these, the ones that have run before
+  int64_t paused = 0;                // requests whose readers are too slow
+  int64_t queued_requests = 0;       // reservations: from a parsed message to its first row
   int64_t queued_prompt_tokens = 0;  // of these, times their choices
+  int64_t queued_bytes = 0;          // of these
   std::array<int64_t, engine::kNumKvGroups> blocks_total = {};
   std::array<int64_t, engine::kNumKvGroups> blocks_used = {};
   int64_t steps_total = 0;
@@ -26,7 +29,10 @@ struct SchedulerStats {
   int64_t recomputed_tokens_total = 0;  // rows that ran again after a preemption
   int64_t preemptions_total = 0;
   int64_t last_step_us = 0;
-  int64_t last_turn_us = 0;  // when the loop last began or ended a turn; it sleeps when idle
+  double step_us = 0;              // weighted mean of the last steps
+  double prompt_tokens_per_s = 0;  // when prompts are more than a step holds; 0: not measured yet
+  int64_t last_turn_us = 0;        // when the loop last began or ended a turn, or began a step; an
+                                   // idle loop turns once a second
   std::array<int64_t, kNumFinishReasons> choices_finished_total = {};  // by FinishReason
   std::array<int64_t, kNumStatusCodes> requests_finished_total = {};   // by absl::StatusCode
   bool draining = false;

@@ -283,7 +283,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
         return engine.runner->Run(batch, result);
       },
       scheduler::MonotonicNowUs,
-      [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); });
+      {.on_step = [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); }});
   std::thread scheduler_thread([&] { scheduler.Run(); });
 
   std::optional<Generator> generator;

@@ -59,7 +59,7 @@ class Metrics {
   // Where the gauges come from. An empty probe ends that; afterwards the old one is not called.
   void WatchEngine(EngineProbe probe);
 
-  // As scheduler::StepObserver.
+  // As scheduler::SchedulerObserver::on_step.
   void OnStep(const scheduler::StepTiming& timing);
   // The first token of a request, so long after its arrival.
   void OnFirstToken(int64_t ttft_us);

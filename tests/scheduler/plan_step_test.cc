@@ -15,6 +15,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing::SizeIs;
 
 constexpr int kBlockTokens = 16;
 
@@ -105,7 +106,7 @@ TEST(PlanStepTest, SeveralPromptsShareAStepInOrder) {
   EXPECT_THAT(plan.prefill,
               ElementsAre(SeqRows{.seq = 0, .first_position = 10, .rows = 20},
                           SeqRows{.seq = 1, .rows = 7}, SeqRows{.seq = 2, .rows = 37}));
-  EXPECT_EQ(plan.admit, 1);
+  EXPECT_THAT(plan.admit, SizeIs(1));
 }
 
 TEST(PlanStepTest, ARecomputedSequenceRunsItsOutputInChunksToo) {
@@ -120,21 +121,21 @@ TEST(PlanStepTest, WhoOnlyWaitsForRowsIsNotSeatedYet) {
   const StepPlan plan = PlanStep(PlanInputBuilder().Waiting(64).Waiting(10).input);
   // Then the second one stays in the queue although a slot is free.
   EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .rows = 64}));
-  EXPECT_EQ(plan.admit, 1);
+  EXPECT_THAT(plan.admit, SizeIs(1));
 }
 
 TEST(PlanStepTest, SlotsLimitHowManyAreSeated) {
   PlanInputBuilder builder;
   builder.input.config.max_slots = 3;
   builder.Decoding(5).Waiting(2).Waiting(2).Waiting(2);
-  EXPECT_EQ(PlanStep(builder.input).admit, 2);
+  EXPECT_THAT(PlanStep(builder.input).admit, SizeIs(2));
 }
 
 TEST(PlanStepTest, TheQueueIsNotSkippedForAShorterPrompt) {
   // Given too few blocks for the head of the queue, enough for the next.
   const StepPlan plan =
       PlanStep(PlanInputBuilder().Decoding(5).Waiting(200).Waiting(10).Free(8).input);
-  EXPECT_EQ(plan.admit, 0);
+  EXPECT_THAT(plan.admit, SizeIs(0));
   EXPECT_THAT(plan.prefill, IsEmpty());
 }
 
@@ -145,9 +146,9 @@ TEST(PlanStepTest, BlocksThatASeatedPromptStillNeedsAreNotGivenAway) {
   builder.Prefilling(160, 0).Waiting(16);
   builder.input.config.max_step_rows = 200;
   // Then the newcomer waits until there is also one for its elder to grow.
-  EXPECT_EQ(PlanStep(builder.Free(12).input).admit, 0);
-  EXPECT_EQ(PlanStep(builder.Free(13).input).admit, 0);
-  EXPECT_EQ(PlanStep(builder.Free(14).input).admit, 1);
+  EXPECT_THAT(PlanStep(builder.Free(12).input).admit, SizeIs(0));
+  EXPECT_THAT(PlanStep(builder.Free(13).input).admit, SizeIs(0));
+  EXPECT_THAT(PlanStep(builder.Free(14).input).admit, SizeIs(1));
 }
 
 TEST(PlanStepTest, AnUrgentPromptGoesBeforeAnOlderOneThatIsSeated) {
@@ -182,7 +183,7 @@ TEST(PlanStepTest, TheLastInRankWaitsInItsSeat) {
 TEST(PlanStepTest, NobodyIsSeatedWhileBlocksAreShort) {
   const StepPlan plan =
       PlanStep(PlanInputBuilder().Decoding(16).Decoding(20).Waiting(4).Free(1).input);
-  EXPECT_EQ(plan.admit, 0);
+  EXPECT_THAT(plan.admit, SizeIs(0));
   EXPECT_THAT(plan.preempt, IsEmpty());
 }
 
@@ -219,7 +220,7 @@ TEST(PlanStepTest, ALongPromptNeedsOnlyItsWindowOfSlidingBlocks) {
   builder.input.free_blocks = {4, 100};
   builder.Waiting(400);
   const StepPlan plan = PlanStep(builder.input);
-  EXPECT_EQ(plan.admit, 1);
+  EXPECT_THAT(plan.admit, SizeIs(1));
   EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .rows = 4 * kBlockTokens}));
 }
 

@@ -5,13 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "scheduler/plan_step.h"
 #include "scheduler/status_reason.h"
 #include "scheduler/step_log.h"
-#include "tests/scheduler/recorder.h"
-#include "tests/scheduler/sim_device.h"
+#include "tests/scheduler/rig.h"
 
 namespace tandem::scheduler {
 namespace {
@@ -22,88 +23,6 @@ using testing::IsEmpty;
 using testing::Le;
 using testing::Pair;
 using testing::SizeIs;
-
-constexpr int kEos = 1;
-
-// A scheduler over a simulated device; requests are submitted and stepped by hand.
-struct Rig {
-  SchedulerConfig config = {
-      .max_slots = 4, .max_step_rows = 64, .max_queued_requests = 8, .step_target_us = 10'000};
-  ModelLimits limits = {.vocab_size = 50'000,  // so large that no stop is drawn by chance
-                        .max_context = 200,
-                        .window = 20,
-                        .block_tokens = 8,
-                        .num_blocks = {64, 64}};
-  std::unique_ptr<SimDevice> device;
-  std::unique_ptr<Scheduler> scheduler;
-  std::vector<std::unique_ptr<Recorder>> recorders;
-  std::vector<StepTiming> timings;
-  absl::Status last_submit;
-
-  void Start() {
-    ASSERT_TRUE(Validate(config, limits).ok()) << Validate(config, limits);
-    device = std::make_unique<SimDevice>(config, limits);
-    scheduler = std::make_unique<Scheduler>(
-        config, limits, device->AsRunStep(), [this] { return device->now_us; },
-        [this](const StepTiming& timing) { timings.push_back(timing); });
-  }
-
-  Request NewRequest(int prompt_tokens, int max_tokens) const {
-    Request request;
-    for (int i = 0; i < prompt_tokens; ++i) {
-      request.prompt.push_back(static_cast<int32_t>(100 + 7 * i + 1000 * recorders.size()));
-    }
-    request.stop.max_tokens = max_tokens;
-    request.stop.eos_ids = {kEos};
-    request.arrival_us = device->now_us;
-    return request;
-  }
-
-  // The id; 0 when refused (last_submit says why).
-  RequestId Submit(const Request& request) {
-    recorders.push_back(std::make_unique<Recorder>(request));
-    const absl::StatusOr<RequestId> id = scheduler->Submit(request, recorders.back()->Sink());
-    last_submit = id.status();
-    return id.ok() ? *id : 0;
-  }
-  RequestId Submit(int prompt_tokens, int max_tokens) {
-    return Submit(NewRequest(prompt_tokens, max_tokens));
-  }
-
-  // Runs until nothing is left, or `turns` turns.
-  void Turns(int turns = 100'000) {
-    while (turns-- > 0 && scheduler->RunOnce()) {
-    }
-    EXPECT_THAT(device->errors, IsEmpty());
-  }
-  // Runs until request `i` has so many tokens, over all choices.
-  void TurnsUntilTokens(int i, int tokens) {
-    while (recorders[i]->tokens < tokens && scheduler->RunOnce()) {
-    }
-    EXPECT_THAT(device->errors, IsEmpty());
-  }
-
-  const Recorder& Of(int i) const { return *recorders[i]; }
-  std::string ReasonOf(int i) const { return GetReason(recorders[i]->status).reason; }
-
-  // All ended, as expected, with nothing left behind.
-  void ExpectAllRight() const {
-    for (const auto& recorder : recorders) {
-      EXPECT_EQ(recorder->finished, 1);
-      EXPECT_THAT(recorder->errors, IsEmpty());
-      EXPECT_EQ(recorder->CheckAgainstExpected(limits), "");
-    }
-    ExpectEmpty();
-  }
-  void ExpectEmpty() const {
-    const SchedulerStats stats = scheduler->stats();
-    EXPECT_THAT(stats.blocks_used, ElementsAre(0, 0));
-    EXPECT_EQ(stats.running, 0);
-    EXPECT_EQ(stats.waiting, 0);
-    EXPECT_EQ(stats.queued_requests, 0);
-    EXPECT_EQ(stats.queued_prompt_tokens, 0);
-  }
-};
 
 TEST(SchedulerTest, ARequestRunsItsPromptInChunksAndThenTokenByToken) {
   // Given a prompt of 100 tokens and 64 rows a step.

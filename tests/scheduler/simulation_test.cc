@@ -108,7 +108,9 @@ std::string CheckEnd(const Flight& flight, const World& world) {
   switch (got.status.code()) {
     case absl::StatusCode::kOk:
       for (const ChoiceRecord& choice : got.choices) {
-        if (choice.reason == FinishReason::kStopString && !flight.stop_sent) return "stop string";
+        const bool by_text =
+            choice.reason == FinishReason::kStopString || choice.reason == FinishReason::kToolCalls;
+        if (by_text && !flight.stop_sent) return "nobody stopped it";
         if (choice.reason == FinishReason::kAborted && !flight.cancelled) return "aborted";
         if (choice.reason == FinishReason::kTimeLimit &&
             (request.stop.time_limit_us == 0 || got.stats.total_us < request.stop.time_limit_us)) {
@@ -226,7 +228,9 @@ class Simulation {
   void StopOneChoice() {
     Flight* flight = AnyFlight();
     if (flight == nullptr) return;
-    scheduler_.StopChoice(flight->id, random_.In(-1, flight->recorder.request.n));
+    const FinishReason reason =
+        random_.OneIn(2) ? FinishReason::kStopString : FinishReason::kToolCalls;
+    scheduler_.StopChoice(flight->id, random_.In(-1, flight->recorder.request.n), reason);
     flight->stop_sent = true;
   }
 
@@ -267,7 +271,10 @@ class Simulation {
     EXPECT_EQ(stats.running, 0);
     EXPECT_EQ(stats.waiting, 0);
     EXPECT_EQ(stats.queued_requests, 0);
+    EXPECT_EQ(stats.preempted_now, 0);
+    EXPECT_EQ(stats.paused, 0);
     EXPECT_EQ(stats.queued_prompt_tokens, 0);
+    EXPECT_EQ(stats.queued_bytes, 0);
     EXPECT_THAT(stats.blocks_used, testing::ElementsAre(0, 0)) << "blocks leaked";
     EXPECT_EQ(stats.steps_total, device_.steps - (stats.engine_down ? 1 : 0));
     for (const StepRecord& record : scheduler_.RecentSteps()) {
