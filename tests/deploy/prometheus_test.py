@@ -112,6 +112,23 @@ def test_the_documentation_names_metrics_that_exist(series):
     assert not unknown
 
 
+def test_the_documentation_has_every_alert():
+    text = (DEPLOY / "README.md").read_text()
+    named = set(re.findall(r"\bTandem[A-Z]\w+", text))
+    assert named == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def test_texts_name_settings_that_exist(program):
+    settings = set(re.findall(r"^(?:# )?(\w+) = ", run(program, "config"), flags=re.MULTILINE))
+    readme = METRIC.sub("", (DEPLOY / "README.md").read_text())
+    words = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", readme))
+    for rule in rules():
+        for text in rule.get("annotations", {}).values():
+            plain = METRIC.sub("", re.sub(r"{{.*?}}", "", text))
+            words.update(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", plain))
+    assert len(words) > 5 and not words - settings
+
+
 def test_metric_names_follow_the_conventions(metrics):
     complaints = []
     done = subprocess.run([tool("promtool"), "check", "metrics"], input=metrics, text=True,
