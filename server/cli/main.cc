@@ -113,6 +113,12 @@ int Main(const std::vector<std::string>& words) {
     case Verb::kBenchModel:
       status = BenchModel(settings, terminal, CommandText(words));
       break;
+    case Verb::kBenchServe: {
+      const absl::StatusOr<int> exit_status = BenchServe(settings, terminal, CommandText(words));
+      if (exit_status.ok()) return *exit_status;
+      status = exit_status.status();
+      break;
+    }
     case Verb::kDoctor:
       return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment));
     case Verb::kHealth: {

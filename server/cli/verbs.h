@@ -33,4 +33,10 @@ absl::StatusOr<int> Health(const Settings& settings);
 absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
                         const std::string& command_line);
 
+// Measures a server under load and prints the report. A signal ends the run; what has finished is
+// reported.
+//   returns  the exit status: 0; 1 when no request succeeded; 130 when a signal ended it
+absl::StatusOr<int> BenchServe(const Settings& settings, const Terminal& terminal,
+                               const std::string& command_line);
+
 }  // namespace tandem::server

@@ -37,8 +37,8 @@ FamilyParser AddFamily(CLI::App& program, std::string_view family) {
 }
 
 // CLI11 would take a list's further words, and would split a value in brackets, unless told not to.
-void TakeOneWordEach(CLI::Option* option) {
-  option->type_size(1)->expected(1)->allow_extra_args(false);
+void TakeWords(CLI::Option* option, int words) {
+  option->type_size(words)->expected(1)->allow_extra_args(false);
   option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
@@ -57,7 +57,7 @@ VerbParser AddVerb(CLI::App* app, const VerbSpec& verb) {
       parser.options.emplace_back(&option, app->add_flag(names));
     } else {
       CLI::Option* const added = app->add_option(names);
-      TakeOneWordEach(added);
+      TakeWords(added, option.words);
       parser.options.emplace_back(&option, added);
     }
   }

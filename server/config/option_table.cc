@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "absl/strings/str_format.h"
+#include "server/config/bench_serve_options.h"
 
 namespace tandem::server {
 namespace {
@@ -18,8 +19,9 @@ constexpr unsigned kDoctor = Bit(Verb::kDoctor);
 constexpr unsigned kHealth = Bit(Verb::kHealth);
 constexpr unsigned kConfig = Bit(Verb::kConfig);
 constexpr unsigned kCompletions = Bit(Verb::kCompletions);
-constexpr unsigned kLoads = kServe | kRun | kBench;       // verbs that load weights
-constexpr unsigned kPlans = kLoads | kInspect | kDoctor;  // verbs that say what fits
+constexpr unsigned kBenchServe = Bit(Verb::kBenchServe);
+constexpr unsigned kLoads = kServe | kRun | kBench | kBenchServe;  // verbs that load weights
+constexpr unsigned kPlans = kLoads | kInspect | kDoctor;           // verbs that say what fits
 
 constexpr double kAnyInt = 2147483647.0;
 
@@ -601,6 +603,8 @@ std::vector<OptionSpec> MakeOptions() {
        .help = "print the page that describes all options"},
   };
   options.insert(options.begin(), arguments.begin(), arguments.end());
+  const std::vector<OptionSpec> bench_serve = BenchServeOptions();
+  options.insert(options.end(), bench_serve.begin(), bench_serve.end());
   return options;
 }
 
@@ -616,13 +620,15 @@ std::string Spelled(std::string_view name, char separator, bool upper) {
 }  // namespace
 
 std::span<const VerbSpec> Verbs() {
-  static constexpr std::array<VerbSpec, 8> kVerbs = {{
+  static constexpr std::array<VerbSpec, 9> kVerbs = {{
       {Verb::kServe, "serve", "", "", "serve a model over gRPC, with metrics and probes over HTTP"},
       {Verb::kRun, "run", "", "", "answer one prompt and exit"},
       {Verb::kInspect, "inspect", "[MODEL]", "model",
        "show what a checkpoint holds and what fits in memory"},
       {Verb::kBenchModel, "bench model", "", "",
        "measure prompt and generation speed on this machine"},
+      {Verb::kBenchServe, "bench serve", "", "",
+       "measure a server under load, as its clients see it"},
       {Verb::kDoctor, "doctor", "", "", "check machine, model, memory and ports before serving"},
       {Verb::kHealth, "health", "", "", "ask a server whether it is ready; exit status 0 or 1"},
       {Verb::kConfig, "config", "", "", "print the settings in force as a TOML file"},
@@ -645,15 +651,17 @@ std::string_view MemberOf(const VerbSpec& verb) {
 }
 
 std::span<const Group> Groups() {
-  static constexpr std::array<Group, 8> kGroups = {
-      Group::kCommand, Group::kModel,    Group::kHardware, Group::kScheduling,
-      Group::kKvCache, Group::kRequests, Group::kNetwork,  Group::kLogging};
+  static constexpr std::array<Group, 11> kGroups = {
+      Group::kCommand,  Group::kLoad,     Group::kWorkload,   Group::kReport,
+      Group::kModel,    Group::kHardware, Group::kScheduling, Group::kKvCache,
+      Group::kRequests, Group::kNetwork,  Group::kLogging};
   return kGroups;
 }
 
 std::string_view GroupName(Group group) {
-  static constexpr std::array<std::string_view, 8> kNames = {
-      "Command", "Model", "Hardware", "Scheduling", "KV cache", "Requests", "Network", "Logging"};
+  static constexpr std::array<std::string_view, 11> kNames = {
+      "Command",    "Load",     "Workload", "Report",  "Model",  "Hardware",
+      "Scheduling", "KV cache", "Requests", "Network", "Logging"};
   return kNames[static_cast<size_t>(group)];
 }
 

@@ -24,6 +24,7 @@ enum class Verb : unsigned {
   kRun,
   kInspect,
   kBenchModel,
+  kBenchServe,
   kDoctor,
   kHealth,
   kConfig,
@@ -44,6 +45,9 @@ std::string_view MemberOf(const VerbSpec& verb);  // "model" of "bench model"; e
 
 enum class Group {
   kCommand,
+  kLoad,
+  kWorkload,
+  kReport,
   kModel,
   kHardware,
   kScheduling,
@@ -68,6 +72,7 @@ struct OptionSpec {
   unsigned verbs = 0;            // bit Bit(verb) for each verb that takes it
   bool is_setting = true;        // also in the environment and (but for --config) in the TOML file
   bool is_common = true;         // shown by --help; the others by --help-all
+  int words = 1;                 // that follow the flag; above 1 only for lists of text
   std::string_view placeholder;  // "N", "DIR"; for choices, made from them
   Target (*target)(Settings&) = nullptr;  // also yields the default, from Settings{}
   double min = 0.0;                       // of numbers and of each number of a list

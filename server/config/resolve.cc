@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "server/config/bench_serve_options.h"
 #include "server/config/nearest_name.h"
 #include "server/config/option_value.h"
 #include "server/config/toml_file.h"
@@ -165,6 +166,12 @@ absl::StatusOr<Invocation> Resolve(std::span<const std::string> words,
     if (absl::Status s = store(line->flags); !s.ok()) return s;
   }
   if (absl::Status s = CheckTogether(invocation); !s.ok()) return s;
+  if (invocation.verb == Verb::kBenchServe) {
+    if (absl::Status s = CheckBenchServe(invocation.settings.bench_serve, invocation.given);
+        !s.ok()) {
+      return s;
+    }
+  }
   return invocation;
 }
 

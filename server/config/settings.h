@@ -51,6 +51,42 @@ struct HealthArguments {
   int timeout_ms = 5000;
 };
 
+// Arguments of `tandem bench serve`; what is absent depends on --connect.
+struct BenchServeArguments {
+  std::string connect;  // empty: a server of its own
+  int connections = 1;
+  int retry = 0;
+  std::vector<std::string> compare;  // two files
+  // Load
+  std::vector<int> concurrency;
+  std::optional<double> rate;  // absent: closed loop
+  std::string arrivals = "poisson";
+  int burst_size = 8;
+  std::optional<int> requests;
+  std::optional<double> duration;  // seconds
+  std::optional<int> warmup;
+  bool stream = false;
+  bool unary = false;
+  int tenants = 0;
+  int priority = 0;
+  int deadline_ms = 0;  // 0: none
+  // Workload
+  std::string prompt_tokens = "128";
+  std::string output_tokens = "64";
+  std::string prompts;  // a file
+  int shared_prefix = 0;
+  bool keep_eos = false;
+  std::optional<double> temperature;
+  uint64_t seed = 0;
+  std::vector<int> stream_interval_tokens;
+  // Report
+  std::string goodput;
+  std::string output = "md";
+  std::string save;
+  std::string plot;
+  int repetitions = 5;
+};
+
 struct Settings {
   // Model
   std::string model;  // empty: the demo model
@@ -114,6 +150,7 @@ struct Settings {
   bool docs = false;   // config
   RunArguments run;
   BenchArguments bench;
+  BenchServeArguments bench_serve;
   HealthArguments health;
   std::string shell;  // completions
 };

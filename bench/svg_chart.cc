@@ -1,0 +1,202 @@
+#include "bench/svg_chart.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <set>
+
+#include "absl/strings/str_format.h"
+
+namespace tandem::bench {
+namespace {
+
+constexpr double kWidth = 900;
+constexpr double kMargin = 20;
+constexpr double kGap = 20;  // between charts
+constexpr double kPanelHeight = 270;
+constexpr double kPlotLeft = 62;  // room for the numbers of the y axis
+constexpr double kPlotRight = 14;
+constexpr double kPlotTop = 34;
+constexpr double kPlotBottom = 46;
+constexpr double kLineHeight = 17;
+constexpr int kTicks = 5;
+constexpr size_t kSubtitleChars = 135;
+
+// Told apart by most colour-blind readers (Okabe and Ito, 2008), dark ones first.
+constexpr std::array<const char*, 7> kColors = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                                "#56b4e9", "#e69f00", "#444444"};
+
+std::string Escaped(const std::string& text) {
+  std::string escaped;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      default:
+        // XML 1.0 has no other control characters.
+        escaped += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    }
+  }
+  return escaped;
+}
+
+std::string Text(double x, double y, const char* anchor, int size, const std::string& text,
+                 const char* more = "") {
+  return absl::StrFormat(
+      "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" font-size=\"%d\"%s>%s</text>\n", x, y, anchor,
+      size, more, Escaped(text));
+}
+
+std::string Line(double x1, double y1, double x2, double y2, const char* color) {
+  return absl::StrFormat("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/>\n",
+                         x1, y1, x2, y2, color);
+}
+
+// The distance of the marks of an axis that reaches `most`: 1, 2 or 5 times a power of ten.
+double TickStep(double most) {
+  const double rough = most / kTicks;
+  const double power = std::pow(10.0, std::floor(std::log10(rough)));
+  for (const double factor : {1.0, 2.0, 5.0}) {
+    if (rough <= factor * power * (1 + 1e-9)) return factor * power;
+  }
+  return 10 * power;
+}
+
+struct Axis {
+  double step = 1.0;
+  double end = 1.0;
+};
+
+Axis AxisTo(double most) {
+  if (!(most > 0) || !std::isfinite(most)) return {};
+  const double step = TickStep(most);
+  return {.step = step, .end = std::ceil(most / step - 1e-9) * step};
+}
+
+double Most(const Chart& chart, double Point::*value) {
+  double most = 0.0;
+  for (const Series& series : chart.series) {
+    for (const Point& point : series.points) most = std::max(most, point.*value);
+  }
+  return most;
+}
+
+// One chart in the rectangle from (left, top).
+std::string Panel(const Chart& chart, double left, double top, double width) {
+  const double x0 = left + kPlotLeft;
+  const double x1 = left + width - kPlotRight;
+  const double y0 = top + kPanelHeight - kPlotBottom;  // the x axis
+  const double y1 = top + kPlotTop;
+  std::string svg = Text(left + width / 2, top + 20, "middle", 15, chart.title);
+  const Axis x_axis = AxisTo(Most(chart, &Point::x));
+  const Axis y_axis = AxisTo(Most(chart, &Point::y));
+  const auto at_x = [&](double x) { return x0 + (x1 - x0) * x / x_axis.end; };
+  const auto at_y = [&](double y) { return y0 - (y0 - y1) * y / y_axis.end; };
+  for (double x = 0; x <= x_axis.end * (1 + 1e-9); x += x_axis.step) {
+    svg += Line(at_x(x), y0, at_x(x), y1, "#e4e4e4");
+    svg += Text(at_x(x), y0 + 16, "middle", 12, absl::StrFormat("%.6g", x));
+  }
+  for (double y = 0; y <= y_axis.end * (1 + 1e-9); y += y_axis.step) {
+    svg += Line(x0, at_y(y), x1, at_y(y), "#e4e4e4");
+    svg += Text(x0 - 6, at_y(y) + 4, "end", 12, absl::StrFormat("%.6g", y));
+  }
+  svg += Line(x0, y0, x1, y0, "#555555");
+  svg += Line(x0, y0, x0, y1, "#555555");
+  svg += Text((x0 + x1) / 2, y0 + 36, "middle", 13, chart.x_label);
+  const double label_x = left + 14;
+  const double label_y = (y0 + y1) / 2;
+  svg += Text(label_x, label_y, "middle", 13, chart.y_label,
+              absl::StrFormat(" transform=\"rotate(-90 %.1f %.1f)\"", label_x, label_y).c_str());
+  bool empty = true;
+  for (size_t i = 0; i < chart.series.size(); ++i) {
+    const Series& series = chart.series[i];
+    if (series.points.empty()) continue;
+    empty = false;
+    svg += absl::StrFormat(
+        "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-linejoin=\"round\" "
+        "points=\"",
+        kColors[i % kColors.size()]);
+    for (size_t p = 0; p < series.points.size(); ++p) {
+      svg += absl::StrFormat("%s%.2f,%.2f", p > 0 ? " " : "", at_x(series.points[p].x),
+                             at_y(series.points[p].y));
+    }
+    svg += "\"/>\n";
+  }
+  if (empty) svg += Text((x0 + x1) / 2, label_y, "middle", 13, "nothing was measured");
+  return svg;
+}
+
+// The names of all series once, beside their colours, in as many lines as they need.
+std::string Legend(const std::vector<Chart>& charts, double& top) {
+  constexpr double kCharWidth = 7.4;
+  std::string svg;
+  std::set<std::string> shown;
+  double x = kMargin;
+  for (const Chart& chart : charts) {
+    for (size_t i = 0; i < chart.series.size(); ++i) {
+      const std::string& name = chart.series[i].name;
+      if (!shown.insert(name).second) continue;
+      const double width = 40 + kCharWidth * static_cast<double>(name.size());
+      if (x > kMargin && x + width > kWidth - kMargin) {
+        x = kMargin;
+        top += kLineHeight;
+      }
+      svg += absl::StrFormat(
+          "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
+          "stroke-width=\"3\"/>\n",
+          x, top - 4, x + 20, top - 4, kColors[i % kColors.size()]);
+      svg += Text(x + 26, top, "start", 13, name);
+      x += width;
+    }
+  }
+  return svg;
+}
+
+}  // namespace
+
+std::string RenderSvg(const std::string& title, const std::vector<std::string>& subtitle,
+                      const std::vector<Chart>& charts) {
+  double top = kMargin + 12;
+  std::string body = Text(kMargin, top, "start", 18, title, " font-weight=\"bold\"");
+  for (const std::string& line : subtitle) {
+    top += kLineHeight;
+    const std::string shown =
+        line.size() > kSubtitleChars ? line.substr(0, kSubtitleChars - 3) + "..." : line;
+    body += Text(kMargin, top, "start", 12, shown, " fill=\"#555555\"");
+  }
+  top += kLineHeight + 8;
+  body += Legend(charts, top);
+  top += 12;
+
+  bool second = false;  // of a row of two
+  const double half = (kWidth - 2 * kMargin - kGap) / 2;
+  for (const Chart& chart : charts) {
+    if (second && chart.wide) {
+      top += kPanelHeight + kGap;
+      second = false;
+    }
+    const double left = second ? kMargin + half + kGap : kMargin;
+    body += Panel(chart, left, top, chart.wide ? kWidth - 2 * kMargin : half);
+    second = !chart.wide && !second;
+    if (!second) top += kPanelHeight + kGap;
+  }
+  if (second) top += kPanelHeight + kGap;
+  return absl::StrFormat(
+             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
+             "viewBox=\"0 0 %.0f %.0f\" font-family=\"sans-serif\" fill=\"#222222\">\n"
+             "<rect width=\"100%%\" height=\"100%%\" fill=\"#fcfcfc\"/>\n",
+             kWidth, top, kWidth, top) +
+         body + "</svg>\n";
+}
+
+}  // namespace tandem::bench

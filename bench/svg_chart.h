@@ -1,0 +1,35 @@
+// Line charts as one self-contained SVG: no scripts, no fonts or styles from elsewhere.
+//
+// Not here  what is drawn (run_plot.h).
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace tandem::bench {
+
+struct Point {
+  double x = 0.0;
+  double y = 0.0;
+};
+
+struct Series {
+  std::string name;  // of the legend
+  std::vector<Point> points;
+};
+
+struct Chart {
+  std::string title;
+  std::string x_label;  // with the unit
+  std::string y_label;
+  bool wide = false;  // a row of its own; others stand two in a row
+  std::vector<Series> series;
+};
+
+// 900 units wide on a light ground. Axes begin at 0 and end at a round number; a chart without
+// points says so.
+//   subtitle  lines under the title
+std::string RenderSvg(const std::string& title, const std::vector<std::string>& subtitle,
+                      const std::vector<Chart>& charts);
+
+}  // namespace tandem::bench
