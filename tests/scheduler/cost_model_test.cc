@@ -77,5 +77,26 @@ TEST(CostModelTest, TinyChunksTeachNothingAboutRows) {
   EXPECT_EQ(model.prompt_row_us, before);
 }
 
+TEST(ServiceRateTest, OnlyStepsThatPromptsFilledTeachHowFastPromptsAreServed) {
+  ServiceRate rate;
+  EXPECT_EQ(SecondsToFirstToken(rate, 1000), 0);
+  // Given a step with rows to spare, then one without: 100 rows in 50 ms.
+  Observe(rate, /*prompt_rows=*/10, /*prompts_limited=*/false, 50'000);
+  EXPECT_EQ(rate.prompt_tokens_per_s, 0);
+  Observe(rate, 100, true, 50'000);
+  EXPECT_DOUBLE_EQ(rate.prompt_tokens_per_s, 2000);
+  EXPECT_DOUBLE_EQ(rate.step_us, 50'000);
+  EXPECT_DOUBLE_EQ(SecondsToFirstToken(rate, 1000), 0.5 + 0.05);
+  // Then a small prompt does not make it look slower, and a fast one faster.
+  Observe(rate, 10, false, 50'000);
+  EXPECT_DOUBLE_EQ(rate.prompt_tokens_per_s, 2000);
+  Observe(rate, 200, false, 50'000);
+  EXPECT_DOUBLE_EQ(rate.prompt_tokens_per_s, 2500);
+  // And steps of decoders count only as steps.
+  Observe(rate, 0, false, 30'000);
+  EXPECT_DOUBLE_EQ(rate.prompt_tokens_per_s, 2500);
+  EXPECT_DOUBLE_EQ(rate.step_us, 45'000);
+}
+
 }  // namespace
 }  // namespace tandem::scheduler

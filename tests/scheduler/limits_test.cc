@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "scheduler/config.h"
 #include "scheduler/end_status.h"
 #include "scheduler/status_reason.h"
@@ -40,6 +44,16 @@ TEST(ConfigTest, NamesTheFieldTheValueAndTheBound) {
   config.max_step_rows = 20;  // 16 decode rows would leave no chunk of 8
   EXPECT_THAT(Validate(config, TestLimits()).message(), HasSubstr("max_step_rows is 20"));
   EXPECT_THAT(Validate(config, TestLimits()).message(), HasSubstr("24.."));
+  for (const auto& [name, set] : std::vector<std::pair<const char*, void (*)(SchedulerConfig&)>>{
+           {"max_queued_tokens", [](SchedulerConfig& c) { c.max_queued_tokens = -1; }},
+           {"max_queued_bytes", [](SchedulerConfig& c) { c.max_queued_bytes = -1; }},
+           {"max_queued_per_tenant", [](SchedulerConfig& c) { c.max_queued_per_tenant = -1; }},
+           {"tenant_turn_us", [](SchedulerConfig& c) { c.tenant_turn_us = -1; }},
+       }) {
+    config = {};
+    set(config);
+    EXPECT_THAT(Validate(config, TestLimits()).message(), HasSubstr(absl::StrCat(name, " is -1")));
+  }
   ModelLimits limits = TestLimits();
   limits.num_blocks = {0, 0};
   EXPECT_THAT(Validate({}, limits).message(), HasSubstr("sliding and full blocks"));

@@ -16,6 +16,7 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 using testing::SizeIs;
+using testing::UnorderedElementsAre;
 
 constexpr int kBlockTokens = 16;
 
@@ -63,6 +64,19 @@ struct PlanInputBuilder {
   }
   PlanInputBuilder& Waiting(int prompt_tokens) {
     input.waiting.push_back(Next(State(prompt_tokens, prompt_tokens, 0)));
+    return *this;
+  }
+  // Of the last one.
+  PlanInputBuilder& Of(int tenant) {
+    (input.waiting.empty() ? input.seated : input.waiting).back().tenant = tenant;
+    return *this;
+  }
+  PlanInputBuilder& Paused() {
+    input.seated.back().paused = true;
+    return *this;
+  }
+  PlanInputBuilder& Slots(int max_slots) {
+    input.config.max_slots = max_slots;
     return *this;
   }
   PlanInputBuilder& Free(int full_blocks) {
@@ -222,6 +236,138 @@ TEST(PlanStepTest, ALongPromptNeedsOnlyItsWindowOfSlidingBlocks) {
   const StepPlan plan = PlanStep(builder.input);
   EXPECT_THAT(plan.admit, SizeIs(1));
   EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 0, .rows = 4 * kBlockTokens}));
+}
+
+TEST(TenantPlanTest, PromptsOfTwoTenantsShareTheRowsEqually) {
+  // Given two prompts of one tenant and, behind them, one of another.
+  const PlanInput input =
+      PlanInputBuilder().Prefilling(400, 0).Of(0).Prefilling(400, 0).Of(0).Waiting(90).Of(1).input;
+  const StepPlan plan = PlanStep(input);
+  EXPECT_THAT(plan.prefill,
+              ElementsAre(SeqRows{.seq = 0, .rows = 32}, SeqRows{.seq = 2, .rows = 32}));
+  EXPECT_THAT(plan.admit, ElementsAre(2));
+  EXPECT_TRUE(plan.prompts_limited);
+}
+
+TEST(TenantPlanTest, RowsThatATenantHasNoUseForGoToTheOthers) {
+  const PlanInput input = PlanInputBuilder()
+                              .Prefilling(400, 0)
+                              .Of(0)
+                              .Prefilling(10, 0)
+                              .Of(1)
+                              .Prefilling(30, 8)
+                              .Of(2)
+                              .input;
+  EXPECT_THAT(PlanStep(input).prefill,
+              ElementsAre(SeqRows{.seq = 0, .rows = 32}, SeqRows{.seq = 1, .rows = 10},
+                          SeqRows{.seq = 2, .first_position = 8, .rows = 22}));
+}
+
+TEST(TenantPlanTest, WithMoreTenantsThanRowsTheFirstGetThem) {
+  // Given a machine so slow that two rows are all there is beside a decoder.
+  PlanInputBuilder builder;
+  builder.Decoding(5).Of(0).Prefilling(9, 0).Of(1).Prefilling(9, 0).Of(2).Prefilling(9, 0).Of(3);
+  builder.Measured();
+  builder.input.cost.prompt_row_us = 1'000'000;
+  builder.input.config.min_chunk_rows = 2;
+  EXPECT_THAT(PlanStep(builder.input).prefill,
+              ElementsAre(SeqRows{.seq = 1, .rows = 1}, SeqRows{.seq = 2, .rows = 1}));
+}
+
+TEST(TenantPlanTest, ANewcomerGetsTheSeatOfTheWorstRankedOfTheTenantWithMost) {
+  // Given four seats, three of tenant 0 and one of tenant 1, and a sequence of tenant 2 waiting.
+  PlanInputBuilder builder;
+  builder.Slots(4).Decoding(5).Of(0).Decoding(6).Of(0).Decoding(7).Of(0).Decoding(8).Of(1);
+  builder.Waiting(10).Of(2);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, ElementsAre(2));
+  EXPECT_THAT(plan.preempt, IsEmpty());
+  EXPECT_THAT(plan.admit, ElementsAre(4));
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 4, .rows = 8}));
+  EXPECT_THAT(plan.decode, SizeIs(3));
+}
+
+TEST(TenantPlanTest, NobodyIsSwappedForATenantWithAnEqualShare) {
+  // Given two seats of tenant 0 and one of tenant 1, which wants another one.
+  PlanInputBuilder builder;
+  builder.Slots(3).Decoding(5).Of(0).Decoding(6).Of(0).Decoding(8).Of(1).Waiting(10).Of(1);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, IsEmpty());
+  EXPECT_THAT(plan.admit, IsEmpty());
+}
+
+TEST(TenantPlanTest, ATenantKeepsItsOnlySeat) {
+  PlanInputBuilder builder;
+  builder.Slots(2).Decoding(5).Of(0).Decoding(6).Of(1).Waiting(10).Of(2);
+  EXPECT_THAT(PlanStep(builder.input).make_room, IsEmpty());
+}
+
+TEST(TenantPlanTest, ANewcomerGetsBlocksToo) {
+  // Given seats enough but one free block, and tenant 0 holding six and four.
+  PlanInputBuilder builder;
+  builder.Decoding(90).Of(0).Decoding(60).Of(0).Waiting(40).Of(1).Free(1);
+  StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, ElementsAre(1));
+  EXPECT_THAT(plan.admit, ElementsAre(2));
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 2, .rows = 8}));
+  // But nobody makes room when that is not enough.
+  PlanInputBuilder large;
+  large.Decoding(90).Of(0).Decoding(60).Of(0).Waiting(90).Of(1).Free(1);
+  plan = PlanStep(large.input);
+  EXPECT_THAT(plan.make_room, IsEmpty());
+  EXPECT_THAT(plan.admit, IsEmpty());
+}
+
+TEST(TenantPlanTest, OnlyAFewAreSwappedInAStep) {
+  PlanInputBuilder builder;
+  builder.Slots(6);
+  for (int i = 0; i < 6; ++i) builder.Decoding(5).Of(0);
+  for (int tenant = 1; tenant < 5; ++tenant) builder.Waiting(10).Of(tenant);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, UnorderedElementsAre(4, 5));
+  EXPECT_THAT(plan.admit, ElementsAre(6, 7));
+}
+
+TEST(TenantPlanTest, BlocksAreTakenFromTheTenantWithMostSeats) {
+  // Given that the first needs a block, and the last in rank is another tenant's only one.
+  PlanInputBuilder builder;
+  builder.Decoding(16).Of(0).Decoding(20).Of(0).Decoding(20).Of(1).Free(0);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.preempt, ElementsAre(1));
+  EXPECT_THAT(plan.make_room, IsEmpty());
+}
+
+TEST(PausedPlanTest, APausedSequenceGetsNoRowsAndKeepsItsSeat) {
+  PlanInputBuilder builder;
+  builder.Decoding(5).Paused().Prefilling(40, 0).Paused().Decoding(7);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.decode, ElementsAre(SeqRows{.seq = 2, .first_position = 7, .rows = 1}));
+  EXPECT_THAT(plan.prefill, IsEmpty());
+  EXPECT_THAT(plan.make_room, IsEmpty());
+  EXPECT_FALSE(plan.prompts_limited);
+}
+
+TEST(PausedPlanTest, ItMakesRoomForWhoeverWaitsForASeat) {
+  // Given all seats taken, the best-ranked and one more paused, and two waiting.
+  PlanInputBuilder builder;
+  builder.Slots(3).Decoding(5).Paused().Decoding(6).Decoding(7).Paused();
+  builder.Waiting(10);
+  StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, ElementsAre(2));
+  EXPECT_THAT(plan.admit, ElementsAre(3));
+  builder.Waiting(10).Waiting(10);
+  plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, UnorderedElementsAre(0, 2));
+  EXPECT_THAT(plan.admit, ElementsAre(3, 4));
+}
+
+TEST(PausedPlanTest, ItGivesItsBlocksBeforeAnybodyBehindIt) {
+  PlanInputBuilder builder;
+  builder.Decoding(20).Paused().Decoding(16).Decoding(20).Free(0);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, ElementsAre(0));
+  EXPECT_THAT(plan.preempt, IsEmpty());
+  EXPECT_THAT(plan.decode, SizeIs(2));
 }
 
 TEST(PlanStepTest, NothingToDoIsAnEmptyPlan) {

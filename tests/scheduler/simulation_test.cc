@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <random>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -37,6 +40,7 @@ struct World {
   bool roomy = false;        // the pools hold several of the longest sequences
   int broken_position = -1;  // logits there are not finite
   int64_t engine_fails_at_step = -1;
+  int drain_at_turn = -1;  // new reservations are refused from then on
 };
 
 World RandomWorld(Random& random) {
@@ -48,6 +52,11 @@ World RandomWorld(Random& random) {
   world.config.step_target_us = random.In(1000, 6000);
   world.config.priority_point_us = random.In(0, 3000);
   world.config.max_preemptions = random.OneIn(3) ? random.In(0, 3) : 1 << 20;
+  world.config.tenant_turn_us = random.OneIn(3) ? 0 : random.In(1, 20'000);
+  if (random.OneIn(3)) world.config.max_queued_tokens = random.In(1, 400);
+  if (random.OneIn(3)) world.config.max_queued_bytes = random.In(1, 2000);
+  if (random.OneIn(3)) world.config.max_queued_per_tenant = random.In(1, 8);
+  world.config.reject_hopeless = random.OneIn(2);
   world.limits.vocab_size = 60;
   world.limits.block_tokens = 1 << random.In(1, 3);
   world.limits.window = random.In(2, 24);
@@ -63,6 +72,7 @@ World RandomWorld(Random& random) {
   }
   if (random.OneIn(6)) world.broken_position = random.In(1, world.limits.max_context);
   if (random.OneIn(10)) world.engine_fails_at_step = random.In(1, 300);
+  if (random.OneIn(4)) world.drain_at_turn = random.In(100, 400);
   return world;
 }
 
@@ -85,6 +95,8 @@ Request RandomRequest(Random& random, const World& world, int64_t now_us) {
   request.sampling.repetition_penalty = random.OneIn(4) ? 1.1f : 1.0f;
   request.n = random.OneIn(5) ? random.In(2, 4) : 1;
   request.priority = random.OneIn(3) ? random.In(-100, 100) : 0;
+  request.tenant = std::string(random.In(0, 3), 't');
+  request.reject_if_queued = random.OneIn(10);
   request.arrival_us = now_us;
   if (random.OneIn(12)) request.deadline_us = now_us + random.In(0, 150'000);
   if (random.OneIn(12)) request.queue_timeout_us = now_us + random.In(0, 50'000);
@@ -97,6 +109,7 @@ struct Flight {
   RequestId id = 0;
   Recorder recorder;
   bool cancelled = false;
+  bool paused = false;
   bool stop_sent = false;
 };
 
@@ -132,6 +145,9 @@ std::string CheckEnd(const Flight& flight, const World& world) {
     case absl::StatusCode::kUnavailable:
       return flight.cancelled && reason == "SHUTTING_DOWN" ? "" : "not shut down";
     case absl::StatusCode::kResourceExhausted:
+      if (reason == "QUEUE_FULL") {
+        return request.reject_if_queued && got.started == 0 ? "" : "refused late";
+      }
       return reason == "KV_EXHAUSTED" && got.stats.preemptions > world.config.max_preemptions
                  ? ""
                  : "exhausted";
@@ -150,7 +166,10 @@ class Simulation {
         world_(RandomWorld(random_)),
         device_(world_.config, world_.limits),
         scheduler_(world_.config, world_.limits, device_.AsRunStep(),
-                   [this] { return device_.now_us; }) {
+                   [this] { return device_.now_us; }, {.on_freed = [this](CancelCause, int64_t us) {
+                     EXPECT_GE(us, 0);
+                     ++freed_;
+                   }}) {
     device_.prompt_row_us = random_.In(10, 400);
     device_.decode_row_us = random_.In(10, 400);
     device_.broken = [this](int64_t position) { return position == world_.broken_position; };
@@ -164,10 +183,17 @@ class Simulation {
       if (random_.OneIn(load)) SubmitOne();
       if (random_.OneIn(10)) CancelOne();
       if (random_.OneIn(10)) StopOneChoice();
+      if (random_.OneIn(5)) PauseOrResumeOne();
+      if (random_.OneIn(10)) AskAboutOne();
+      if (turn == world_.drain_at_turn) scheduler_.BeginDrain();
       if (random_.OneIn(20)) device_.now_us += random_.In(0, 20'000);
       Turn();
       if (HasFailure()) return;
     }
+    for (const auto& flight : flights_) {
+      if (flight->paused) Resume(*flight);
+    }
+    reservations_.clear();
     // Nobody starves: every step runs at least one row, so the rows still to run, and those that
     // preemption repeats, bound the steps.
     int64_t bound = 1;
@@ -190,23 +216,57 @@ class Simulation {
  private:
   bool HasFailure() const { return testing::Test::HasFailure(); }
 
+  // Sometimes the place in the queue is taken long before, and with a wrong estimate.
+  Reservation SomeReservation(const Request& request) {
+    if (random_.OneIn(2)) {
+      absl::StatusOr<Reservation> reservation =
+          scheduler_.Reserve({.tenant = request.tenant,
+                              .prompt_tokens = random_.In(0, 200),
+                              .bytes = random_.In(0, 500),
+                              .deadline_us = request.deadline_us});
+      if (reservation.ok()) reservations_.push_back(*std::move(reservation));
+    }
+    if (reservations_.empty() || random_.OneIn(3)) return {};
+    const int at = random_.In(0, static_cast<int>(reservations_.size()) - 1);
+    Reservation reservation = std::move(reservations_[at]);
+    reservations_.erase(reservations_.begin() + at);
+    if (random_.OneIn(10)) return {};  // its client went away
+    return reservation;
+  }
+
   void SubmitOne() {
     auto flight = std::make_unique<Flight>(RandomRequest(random_, world_, device_.now_us));
+    const Request& request = flight->recorder.request;
+    Reservation reservation = SomeReservation(request);
+    const bool reserved = reservation.held();
     const absl::StatusOr<RequestId> id =
-        scheduler_.Submit(flight->recorder.request, flight->recorder.Sink());
-    const auto prompt_tokens = static_cast<int>(flight->recorder.request.prompt.size());
+        scheduler_.Submit(request, flight->recorder.Sink(), std::move(reservation));
     if (!id.ok()) {
-      const std::string reason = GetReason(id.status()).reason;
-      const bool too_long = prompt_tokens >= MaxSequenceTokens(world_.limits);
-      EXPECT_EQ(reason == "PROMPT_TOO_LONG" || reason == "EXCEEDS_KV_CAPACITY", too_long);
-      if (!too_long) {
-        EXPECT_EQ(reason, scheduler_.stats().engine_down ? "ENGINE_DOWN" : "QUEUE_FULL");
-      }
+      EXPECT_EQ(CheckRefusal(request, reserved, id.status()), "") << id.status();
       EXPECT_EQ(flight->recorder.started, 0);
       return;
     }
     flight->id = *id;
     flights_.push_back(std::move(flight));
+  }
+
+  // Whether Submit may refuse the request like that.
+  std::string CheckRefusal(const Request& request, bool reserved, const absl::Status& status) {
+    const std::string reason = GetReason(status).reason;
+    const SchedulerStats stats = scheduler_.stats();
+    if (static_cast<int>(request.prompt.size()) >= MaxSequenceTokens(world_.limits)) {
+      return reason == "PROMPT_TOO_LONG" || reason == "EXCEEDS_KV_CAPACITY" ? "" : "not too long";
+    }
+    if (reason == "ENGINE_DOWN") return stats.engine_down ? "" : "the engine runs";
+    if (reason == "DRAINING") return stats.draining && !reserved ? "" : "not draining";
+    if (reason == "QUEUE_FULL" || reason == "TENANT_LIMIT") {
+      return !reserved && stats.queued_requests > 0 ? "" : "it had a place";
+    }
+    if (reason == "DEADLINE") return device_.now_us >= request.deadline_us ? "" : "too early";
+    return reason == "DEADLINE_UNATTAINABLE" && world_.config.reject_hopeless &&
+                   stats.prompt_tokens_per_s > 0
+               ? ""
+               : "unexpected";
   }
 
   Flight* AnyFlight() {
@@ -225,6 +285,45 @@ class Simulation {
     flight->cancelled = true;
   }
 
+  void Resume(Flight& flight) {
+    scheduler_.Resume(flight.id);
+    flight.paused = false;
+  }
+
+  void PauseOrResumeOne() {
+    Flight* flight = AnyFlight();
+    if (flight == nullptr) return;
+    if (random_.OneIn(2)) {
+      Resume(*flight);
+    } else {
+      scheduler_.Pause(flight->id);
+      flight->paused = true;
+    }
+  }
+
+  // What is told fits what the client was sent until then.
+  void AskAboutOne() {
+    Flight* flight = AnyFlight();
+    if (flight == nullptr) return;
+    ++asked_;
+    scheduler_.Describe(flight->id, [this, flight](std::optional<RequestView> view) {
+      ++answered_;
+      const Recorder& recorder = flight->recorder;
+      EXPECT_EQ(view.has_value(), recorder.finished == 0);
+      if (!view.has_value()) return;
+      EXPECT_EQ(view->prompt_tokens, static_cast<int>(recorder.request.prompt.size()));
+      EXPECT_EQ(view->completion_tokens, recorder.tokens);
+      EXPECT_GE(view->queue_position, 0);
+      EXPECT_LT(view->queue_position, static_cast<int>(flights_.size()));
+      EXPECT_GE(view->eta_first_token_s, 0);
+      using State = RequestView::State;
+      EXPECT_TRUE(view->state != State::kQueued || recorder.started == 0);
+      EXPECT_TRUE(view->state != State::kPreempted || recorder.started == 1);
+      EXPECT_TRUE(view->state != State::kDecode || recorder.tokens > 0);
+      EXPECT_TRUE(recorder.tokens == 0 || view->eta_first_token_s == 0);
+    });
+  }
+
   void StopOneChoice() {
     Flight* flight = AnyFlight();
     if (flight == nullptr) return;
@@ -236,6 +335,7 @@ class Simulation {
 
   void Turn() {
     const int64_t now_us = device_.now_us;
+    const bool any_can_run = AnyCanRun();
     if (device_.steps + 1 == world_.engine_fails_at_step) {
       device_.next_status = absl::InternalError("lost");
     }
@@ -248,10 +348,19 @@ class Simulation {
         ADD_FAILURE() << "a deadline was missed";
       }
     }
-    if (!ran && !AllFinished()) {
+    EXPECT_EQ(answered_, asked_);
+    EXPECT_TRUE(any_can_run || !ran) << "a paused request runs";
+    if (!ran && AnyCanRun()) {
       // Only possible when everybody who was to run failed for being preempted too often.
       EXPECT_LT(world_.config.max_preemptions, 4) << "requests wait but nothing runs";
     }
+  }
+
+  // As far as is known before a turn.
+  bool AnyCanRun() const {
+    return std::any_of(flights_.begin(), flights_.end(), [](const auto& flight) {
+      return flight->recorder.finished == 0 && !flight->paused;
+    });
   }
 
   bool AllFinished() const {
@@ -276,6 +385,9 @@ class Simulation {
     EXPECT_EQ(stats.queued_prompt_tokens, 0);
     EXPECT_EQ(stats.queued_bytes, 0);
     EXPECT_THAT(stats.blocks_used, testing::ElementsAre(0, 0)) << "blocks leaked";
+    int cancelled = 0;
+    for (const auto& flight : flights_) cancelled += flight->cancelled;
+    EXPECT_LE(freed_, cancelled);
     EXPECT_EQ(stats.steps_total, device_.steps - (stats.engine_down ? 1 : 0));
     for (const StepRecord& record : scheduler_.RecentSteps()) {
       EXPECT_TRUE(PlanStep(record.input) == record.plan) << "step " << record.step;
@@ -286,6 +398,9 @@ class Simulation {
   World world_;
   SimDevice device_;
   std::vector<std::unique_ptr<Flight>> flights_;
+  std::vector<Reservation> reservations_;
+  int asked_ = 0, answered_ = 0;  // Describe
+  int freed_ = 0;
   Scheduler scheduler_;
 };
 
@@ -320,6 +435,95 @@ TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothin
     EXPECT_GT(sum.choices_finished_total[i], 0) << "finish reason " << i;
   }
   RecordProperty("worlds", static_cast<int>(seed - 1));
+}
+
+// Small requests of several tenants on a machine with room for their blocks.
+struct Crowd {
+  explicit Crowd(uint64_t seed) : random(seed) {
+    config.max_slots = random.In(2, 8);
+    config.max_step_rows = config.max_slots + random.In(8, 40);
+    config.min_chunk_rows = 8;
+    config.max_queued_requests = 1000;
+    config.tenant_turn_us = 10'000'000;
+    limits = {.vocab_size = 60, .max_context = 100, .block_tokens = 8, .num_blocks = {0, 300}};
+    device.emplace(config, limits);
+    scheduler.emplace(config, limits, device->AsRunStep(), [this] { return device->now_us; });
+  }
+
+  Recorder& Submit(const std::string& tenant) {
+    Request request;
+    request.prompt.resize(random.In(1, 40), 5);
+    request.stop.max_tokens = random.In(1, 40);
+    request.tenant = tenant;
+    request.arrival_us = device->now_us;
+    recorders.push_back(std::make_unique<Recorder>(request));
+    EXPECT_TRUE(scheduler->Submit(request, recorders.back()->Sink()).ok());
+    return *recorders.back();
+  }
+
+  Random random;
+  SchedulerConfig config;
+  ModelLimits limits;
+  std::optional<SimDevice> device;
+  std::vector<std::unique_ptr<Recorder>> recorders;
+  std::optional<Scheduler> scheduler;
+};
+
+TEST(CrowdTest, WhoeverComesFirstTimeStartsWithinTwoStepsOfAnyFlood) {
+  for (uint64_t seed = 1; seed <= 60 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    // Given a tenant that keeps 100 requests waiting.
+    Crowd crowd(seed);
+    for (int turn = 0; turn < 300; ++turn) {
+      while (crowd.scheduler->stats().queued_requests < 100) crowd.Submit("flood");
+      crowd.scheduler->RunOnce();
+      if (turn < 5 || turn % 10 != 0) continue;
+      // When a newcomer's request comes, now and then.
+      Recorder& newcomer = crowd.Submit("newcomer");
+      crowd.scheduler->RunOnce();
+      crowd.scheduler->RunOnce();
+      EXPECT_EQ(newcomer.started, 1) << "turn " << turn;
+      while (newcomer.finished == 0) ASSERT_TRUE(crowd.scheduler->RunOnce());
+    }
+    // Then the flood was served all the same, and nothing is left when it ends.
+    EXPECT_GT(crowd.recorders[5]->finished, 0);
+    while (crowd.scheduler->RunOnce()) {
+    }
+    for (const auto& recorder : crowd.recorders) {
+      EXPECT_TRUE(recorder->finished == 1 && recorder->status.ok());
+    }
+    EXPECT_EQ(crowd.scheduler->stats().queued_requests, 0);
+    EXPECT_EQ(crowd.scheduler->stats().blocks_used[engine::kFull], 0);
+    EXPECT_THAT(crowd.device->errors, testing::IsEmpty());
+  }
+}
+
+TEST(CrowdTest, AnEndlessStreamOfNewTenantsStarvesNobody) {
+  for (uint64_t seed = 1; seed <= 60 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    // Given a tenant with twenty requests, and more newcomers than can be served, where a turn is
+    // worth 5 ms.
+    Crowd crowd(seed);
+    crowd.config.tenant_turn_us = 5000;
+    crowd.scheduler.emplace(crowd.config, crowd.limits, crowd.device->AsRunStep(),
+                            [&] { return crowd.device->now_us; });
+    for (int i = 0; i < 20; ++i) crowd.Submit("old");
+    int newcomers = 0;
+    const auto old_ended = [&] {
+      return std::all_of(crowd.recorders.begin(), crowd.recorders.begin() + 20,
+                         [](const auto& recorder) { return recorder->finished == 1; });
+    };
+    int turn = 0;
+    for (; turn < 3000 && !old_ended(); ++turn) {
+      if (crowd.scheduler->stats().queued_requests < 500) {
+        crowd.Submit(absl::StrCat("newcomer ", ++newcomers));
+      }
+      crowd.scheduler->RunOnce();
+    }
+    // Then its requests have all ended after some time, while newcomers still wait.
+    EXPECT_LT(turn, 3000);
+    EXPECT_GT(crowd.scheduler->stats().queued_requests, 0);
+  }
 }
 
 }  // namespace

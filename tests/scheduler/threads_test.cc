@@ -7,8 +7,11 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "scheduler/scheduler.h"
@@ -76,6 +79,7 @@ Request SmallRequest(int seed, int max_tokens) {
   for (int i = 0; i < 5 + seed % 30; ++i) request.prompt.push_back((seed * 17 + i) % 500);
   request.stop.max_tokens = max_tokens;
   request.stop.eos_ids = {1};
+  request.tenant = std::string(seed % 3, 't');
   request.arrival_us = MonotonicNowUs();
   return request;
 }
@@ -86,6 +90,7 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
   Server server;
   std::vector<std::vector<std::unique_ptr<Recorder>>> recorders(kThreads);
   std::atomic<int> accepted = 0;
+  std::atomic<int> answers = 0;
   std::atomic<bool> done = false;
 
   // Given threads that submit, cancel and stop, and one that only looks.
@@ -95,8 +100,12 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
       std::mt19937 random(t);
       for (int i = 0; i < kPerThread; ++i) {
         auto recorder = std::make_unique<Recorder>(SmallRequest(100 * t + i, 1 + i % 20));
+        absl::StatusOr<Reservation> reservation = server.scheduler().Reserve(
+            {.tenant = recorder->request.tenant, .prompt_tokens = 20, .bytes = 80});
         const absl::StatusOr<RequestId> id =
-            server.scheduler().Submit(recorder->request, server.Count(*recorder));
+            reservation.ok() ? server.scheduler().Submit(recorder->request, server.Count(*recorder),
+                                                         *std::move(reservation))
+                             : reservation.status();
         if (!id.ok()) {  // the queue is full: try again later
           EXPECT_EQ(GetReason(id.status()).reason, "QUEUE_FULL");
           std::this_thread::yield();
@@ -105,6 +114,9 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
         ++accepted;
         recorders[t].push_back(std::move(recorder));
         if (random() % 4 == 0) server.scheduler().Cancel(*id, CancelCause::kClientGone);
+        if (random() % 4 == 0) server.scheduler().Pause(*id);
+        server.scheduler().Describe(*id, [&](std::optional<RequestView>) { ++answers; });
+        server.scheduler().Resume(*id);
         if (random() % 4 == 0) server.scheduler().StopChoice(*id, 0);
       }
     });
@@ -126,6 +138,8 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
   server.Stop();
   // Then each got what it would have got alone, or a part of it.
   EXPECT_GT(accepted, 0);
+  EXPECT_EQ(answers, accepted);
+  EXPECT_EQ(server.scheduler().stats().queued_requests, 0);
   for (const auto& list : recorders) {
     for (const auto& recorder : list) {
       EXPECT_EQ(recorder->finished, 1);
@@ -164,6 +178,38 @@ TEST(ThreadsTest, StoppingWithOpenRequestsEndsThemAll) {
   }
   EXPECT_EQ(server.scheduler().Submit(SmallRequest(0, 1), [](TokenEvent) {}).status().code(),
             absl::StatusCode::kUnavailable);
+}
+
+TEST(ThreadsTest, AnIdleLoopStillTurns) {
+  Server server;
+  const int64_t turn_us = server.scheduler().stats().last_turn_us;
+  const int64_t begin_us = MonotonicNowUs();
+  while (server.scheduler().stats().last_turn_us <= turn_us + 1000 &&
+         MonotonicNowUs() - begin_us < 60'000'000) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_GT(server.scheduler().stats().last_turn_us, turn_us + 1000);
+}
+
+TEST(ThreadsTest, ADeadlineIsKeptWhileEverybodyIsPaused) {
+  // Given one request, paused before its end.
+  Server server;
+  Recorder recorder(SmallRequest(1, 90));
+  recorder.request.stop.eos_ids = {};
+  recorder.request.deadline_us = MonotonicNowUs() + 100'000;
+  const absl::StatusOr<RequestId> submitted = server.scheduler().Submit(
+      recorder.request, [&, count = server.Count(recorder)](TokenEvent event) mutable {
+        // From the first event on, on the scheduler's thread: it cannot end before.
+        if (event.kind == TokenEvent::Kind::kStarted) server.scheduler().Pause(1);
+        count(std::move(event));
+      });
+  ASSERT_TRUE(submitted.ok());
+  EXPECT_EQ(*submitted, 1u);
+  // Then the loop, which has nothing to run, wakes up for its deadline.
+  ASSERT_TRUE(server.WaitForFinished(1));
+  EXPECT_EQ(GetReason(recorder.status).reason, "DEADLINE");
+  EXPECT_GE(MonotonicNowUs(), recorder.request.deadline_us);
+  EXPECT_GT(recorder.stats.paused_us, 0);
 }
 
 }  // namespace
