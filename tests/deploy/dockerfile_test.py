@@ -4,9 +4,10 @@ import json
 import pathlib
 import re
 import shlex
+import subprocess
 
 import pytest
-from conftest import REPOSITORY, run, system_tool
+from conftest import REPOSITORY, eventually, run, system_tool
 
 
 class Stage:
@@ -92,6 +93,13 @@ def test_without_arguments_it_serves_the_model_that_lies_beside_it(stages, insta
     assert json.loads(stages[-1].only("CMD")) == ["serve"]  # as the fixture `server` does
     assert (installed / "share/tandem/models/demo/model.safetensors").exists()
     assert "model: name=demo" in server.log.read_text()
+
+
+def test_the_image_can_ask_for_its_own_health(program, server):
+    # For those who run probes as commands in the container; Kubernetes asks by itself.
+    probe = [program, "health", "--address", server.grpc_address, "--service"]
+    eventually(lambda: subprocess.run([*probe, "readiness"], check=False).returncode == 0)
+    assert subprocess.run([*probe, "no-such-service"], check=False).returncode == 1
 
 
 def owners(program):

@@ -8,7 +8,7 @@ import tomllib
 import grpc
 import pytest
 import yaml
-from conftest import DEPLOY, eventually, run, system_tool, tool
+from conftest import DEPLOY, REPOSITORY, eventually, run, system_tool, tool
 from kustomize import identity, render
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -44,15 +44,15 @@ def test_a_kustomization_lists_exactly_the_files_beside_it(directory):
     assert len(listed) == len(set(listed))
 
 
-@every_directory
+@every_serving
 def test_the_objects_are_valid(directory, tmp_path):
     validate = tool("venv/bin/kubernetes-validate")
-    native = [o for o in render(directory) if "monitoring.coreos.com" not in o["apiVersion"]]
+    objects = render(directory)
     file = tmp_path / "objects.yaml"
-    file.write_text(yaml.safe_dump_all(native))
+    file.write_text(yaml.safe_dump_all(objects))
     for release in ("1.30", "1.37"):  # the oldest with preStop.sleep; the newest it knows
         said = run(validate, "--strict", "-k", release, str(file))
-        assert said.count(" passed for resource ") == len(native)
+        assert said.count(" passed for resource ") == len(objects)
 
 
 @every_directory
@@ -69,6 +69,13 @@ def test_yamllint_finds_nothing():
     rules = "{extends: default, rules: {line-length: {max: 160}, document-start: disable, " \
             "braces: {max-spaces-inside: 1}, comments: {min-spaces-from-content: 1}}}"
     run(system_tool("yamllint"), "--strict", "-d", rules, str(DEPLOY))
+
+
+@every_serving
+def test_the_image_is_of_this_version(directory):
+    project = (REPOSITORY / "CMakeLists.txt").read_text()
+    version = re.search(r"project\(tandem VERSION (\S+)", project)[1]
+    assert container_of(directory)["image"].endswith(f"/tandem:{version}")
 
 
 @every_serving
