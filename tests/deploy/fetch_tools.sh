@@ -32,7 +32,7 @@ fetch() {  # name, function
   if "$2" >"$1.log" 2>&1; then
     echo "$1: fetched"
   else
-    echo "setup: $1 could not be fetched, its tests will be skipped; build/tools/$1.log says why" >&2
+    echo "setup: no $1, the tests that need it will be skipped; see build/tools/$1.log" >&2
   fi
 }
 

@@ -235,7 +235,8 @@ def test_the_monitor_scrapes_a_port_and_path_that_exist(server):
     assert endpoint["port"] in {p["name"] for p in container_of(KUBERNETES / "base")["ports"]}
     assert server.http(endpoint["path"]).startswith("# HELP")
     # The rules look for job="tandem", which comes from this label of the pods.
-    assert pod_of(KUBERNETES / "base")["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "tandem"
+    labels = pod_of(KUBERNETES / "base")["metadata"]["labels"]
+    assert labels[monitor["spec"]["jobLabel"]] == "tandem"
 
 
 def test_the_rule_object_is_the_rule_file():
