@@ -111,6 +111,7 @@ GrpcConfig MakeGrpcConfig(const Settings& settings) {
   config.default_queue_timeout_ms = settings.default_queue_timeout_ms;
   config.stream_buffer_tokens = settings.stream_buffer_tokens;
   config.slow_consumer_timeout_s = settings.slow_consumer_timeout_s;
+  config.pause_slow_consumers = settings.slow_consumer == "pause";
   config.replica = settings.replica.empty() ? HostName() : settings.replica;
   config.version = Version();
   config.git_commit = GitCommit();
@@ -294,7 +295,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
                               .invalid_prompt_ids = source->config.media_ids},
                     scheduler);
   const ServedModel served =
-      DescribeModel(settings, *source, engine, generator->max_prompt_tokens());
+      DescribeModel(settings, *source, *tokenizer, engine, generator->max_prompt_tokens());
   const EngineProbe probe = {.stats = [&] { return scheduler.stats(); },
                              .now_us = [&] { return scheduler.now_us(); }};
   metrics.SetModel(FactsOf(served, engine));

@@ -10,6 +10,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "server/chat/chat_tokens.h"
 
 namespace tandem::server {
 namespace {
@@ -83,7 +84,8 @@ engine::SamplingParams DefaultSampling(const Settings& settings,
 }
 
 ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
-                          const LoadedEngine& engine, int max_prompt_tokens) {
+                          const Tokenizer& tokenizer, const LoadedEngine& engine,
+                          int max_prompt_tokens) {
   const engine::ModelConfig& config = source.config;
   ServedModel model;
   model.name = source.name;
@@ -110,7 +112,12 @@ ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
   model.pad_id = config.pad_id;
   model.tokenizer_sha256 = Sha256(ReadText(TokenizerPath(source)));
   if (!source.dummy()) model.chat_template_sha256 = Sha256(ChatTemplate(source.directory));
+  const ChatTokens chat = FindChatTokens(tokenizer.vocabulary());
+  model.has_chat =
+      chat.turn_open != ChatTokens::kMissing && chat.turn_close != ChatTokens::kMissing;
+  model.chat_format = ChatFormatOf(source);
   model.capabilities = {"logprobs", "prompt_logprobs", "deterministic"};
+  if (model.has_chat) model.capabilities.insert(model.capabilities.end(), {"chat", "tools"});
   model.backend = "cpu";
   model.device_name = CpuModelName();
   return model;

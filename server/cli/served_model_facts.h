@@ -24,7 +24,8 @@ ChatFormat ChatFormatOf(const ModelSource& source);
 engine::SamplingParams DefaultSampling(const Settings& settings, const engine::ModelConfig& config);
 
 ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
-                          const LoadedEngine& engine, int max_prompt_tokens);
+                          const Tokenizer& tokenizer, const LoadedEngine& engine,
+                          int max_prompt_tokens);
 
 ModelFacts FactsOf(const ServedModel& model, const LoadedEngine& engine);
 

@@ -62,6 +62,7 @@ v1::FinishReason ToFinishReason(scheduler::FinishReason reason) {
 bool HasStopMatch(scheduler::FinishReason reason) {
   return reason == scheduler::FinishReason::kStopEos ||
          reason == scheduler::FinishReason::kStopToken ||
+         reason == scheduler::FinishReason::kToolCalls ||
          reason == scheduler::FinishReason::kStopString;
 }
 

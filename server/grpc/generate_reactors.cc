@@ -1,8 +1,7 @@
 #include "server/grpc/generate_reactors.h"
 
+#include <algorithm>
 #include <chrono>
-#include <limits>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <string_view>
@@ -20,6 +19,22 @@ namespace {
 using SystemClock = std::chrono::system_clock;
 using scheduler::CancelCause;
 
+// The two families of calls differ in their messages only.
+struct GenerateFamily {
+  using Request = v1::GenerateRequest;
+  using Response = v1::GenerateResponse;
+  using Event = v1::GenerateEvent;
+  static constexpr char kUnary[] = "Generate";
+  static constexpr char kStream[] = "GenerateStream";
+};
+struct ChatFamily {
+  using Request = v1::ChatRequest;
+  using Response = v1::ChatResponse;
+  using Event = v1::ChatEvent;
+  static constexpr char kUnary[] = "Chat";
+  static constexpr char kStream[] = "ChatStream";
+};
+
 std::string_view Header(const grpc::CallbackServerContext& context, const char* key) {
   const auto found = context.client_metadata().find(key);
   if (found == context.client_metadata().end()) return {};
@@ -35,12 +50,14 @@ CancelCause CauseOf(const grpc::CallbackServerContext& context) {
                                                                 : CancelCause::kClientGone;
 }
 
-CallFacts FactsOf(const grpc::CallbackServerContext& context, ServiceCore& core, bool streaming) {
+CallFacts FactsOf(const grpc::CallbackServerContext& context, ServiceCore& core, bool streaming,
+                  const grpc::ByteBuffer& request) {
   CallFacts facts{.streaming = streaming,
                   .request_id_header = Header(context, "x-request-id"),
                   .tenant_header = Header(context, "x-tenant-id"),
                   .generated_id = NewRequestId(),
-                  .random_seed = RandomBits()};
+                  .random_seed = RandomBits(),
+                  .message_bytes = static_cast<int64_t>(request.Length())};
   if (facts.tenant_header.empty()) {
     facts.tenant_header = Header(context, "x-llm-d-inference-fairness-id");
   }
@@ -69,8 +86,9 @@ void AddInitialMetadata(grpc::CallbackServerContext& context, ServiceCore& core,
 }
 
 // Parses and prepares; what both kinds of call do first.
+template <class Request>
 absl::Status Prepare(GenerationRun& run, const grpc::ByteBuffer& request, const CallFacts& facts) {
-  const auto proto = ParseMessage<v1::GenerateRequest>(request);
+  const auto proto = ParseMessage<Request>(request);
   if (!proto.ok()) return proto.status();
   return run.Prepare(*proto, facts);
 }
@@ -82,14 +100,15 @@ grpc::Status CloseCall(GenerationRun& run, const absl::Status& status,
   return ToGrpcStatus(closing.status);
 }
 
-class UnaryGenerate final : public grpc::ServerUnaryReactor {
+template <class Family>
+class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  UnaryGenerate(ServiceCore& core, grpc::CallbackServerContext* context, grpc::ByteBuffer* response)
-      : core_(core), context_(*context), response_(*response), run_(core, "Generate") {}
+  UnaryCall(ServiceCore& core, grpc::CallbackServerContext* context, grpc::ByteBuffer* response)
+      : core_(core), context_(*context), response_(*response), run_(core, Family::kUnary) {}
 
   void Begin(const grpc::ByteBuffer& request) {
-    const absl::Status prepared =
-        Prepare(run_, request, FactsOf(context_, core_, /*streaming=*/false));
+    const absl::Status prepared = Prepare<typename Family::Request>(
+        run_, request, FactsOf(context_, core_, /*streaming=*/false, request));
     if (!prepared.ok()) return Finish(CloseCall(run_, prepared, context_));
     answer_.emplace(run_.facts(), SystemClock::to_time_t(SystemClock::now()));
     run_.Start([this](OutputEvent event) { OnEvent(std::move(event)); });
@@ -114,24 +133,32 @@ class UnaryGenerate final : public grpc::ServerUnaryReactor {
   grpc::CallbackServerContext& context_;
   grpc::ByteBuffer& response_;
   GenerationRun run_;
-  std::optional<UnaryAnswer> answer_;
+  std::optional<UnaryAnswer<typename Family::Response>> answer_;
 };
 
-class TokenStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+template <class Family>
+class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  TokenStream(ServiceCore& core, grpc::CallbackServerContext* context)
-      : core_(core), context_(*context), run_(core, "GenerateStream") {}
+  StreamCall(ServiceCore& core, grpc::CallbackServerContext* context)
+      : core_(core), context_(*context), run_(core, Family::kStream) {}
 
   void Begin(const grpc::ByteBuffer& request) {
-    const absl::Status prepared =
-        Prepare(run_, request, FactsOf(context_, core_, /*streaming=*/true));
+    const absl::Status prepared = Prepare<typename Family::Request>(
+        run_, request, FactsOf(context_, core_, /*streaming=*/true, request));
     if (!prepared.ok()) return Finish(CloseCall(run_, prepared, context_));
     mailbox_.emplace(run_.facts());
     run_.Start([this](OutputEvent event) { OnEvent(std::move(event)); });
   }
 
   void OnCancel() override { run_.Cancel(CauseOf(context_)); }
-  void OnDone() override { delete this; }
+
+  void OnDone() override {
+    std::unique_lock lock(mutex_);
+    const std::optional<CallTimers::Id> patience = std::exchange(patience_, std::nullopt);
+    lock.unlock();
+    if (patience.has_value()) core_.timers().Cancel(*patience);
+    delete this;
+  }
 
   void OnWriteDone(bool ok) override {
     if (!ok) run_.Cancel(CauseOf(context_));
@@ -151,25 +178,40 @@ class TokenStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (!broken_) mailbox_->Add(event);
     if (event.kind == OutputEvent::Kind::kFinished) {
       end_status_ = event.status;
-    } else if (LagsTooLong()) {
-      broken_ = true;  // the rest would not be read either
-      lock.unlock();
-      return run_.Cancel(CancelCause::kSlowConsumer);
+      // A reader who was given up may never take the message under way: the call then stays open
+      // for the status, but nobody waits for it any more.
+      if (broken_ && writing_) closed_ = CloseCall(run_, *end_status_, context_);
+    } else if (!broken_ && !patience_.has_value() && Lag() > 1.0) {
+      OnLag();
     }
     Continue(std::move(lock));
   }
 
-  // Whether the client has been far behind for longer than the limit.
-  bool LagsTooLong() {
-    const GrpcConfig& config = core_.config();
-    if (mailbox_->waiting_tokens() <= config.stream_buffer_tokens &&
-        mailbox_->waiting_bytes() <= config.stream_buffer_bytes) {
-      lagging_since_us_.reset();
-      return false;
-    }
-    const int64_t now_us = scheduler::MonotonicNowUs();
-    if (!lagging_since_us_.has_value()) lagging_since_us_ = now_us;
-    return now_us - *lagging_since_us_ >= config.slow_consumer_timeout_s * 1'000'000;
+  // How full the mailbox is; above 1 the client lags too far behind.
+  double Lag() const {
+    const auto share = [](int64_t waiting, int64_t limit) {
+      return static_cast<double>(waiting) / static_cast<double>(std::max<int64_t>(1, limit));
+    };
+    return std::max(share(mailbox_->waiting_tokens(), core_.config().stream_buffer_tokens),
+                    share(mailbox_->waiting_bytes(), core_.config().stream_buffer_bytes));
+  }
+
+  // Under the lock.
+  void OnLag() {
+    if (!core_.config().pause_slow_consumers) return GiveUp();
+    run_.SetPaused(true);
+    const std::chrono::seconds timeout(core_.config().slow_consumer_timeout_s);
+    patience_ = core_.timers().Start(CallTimers::Clock::now() + timeout, [this] {
+      const std::lock_guard lock(mutex_);
+      if (patience_.has_value()) GiveUp();
+    });
+  }
+
+  // Under the lock: nothing more can reach the client but the status.
+  void GiveUp() {
+    broken_ = true;
+    mailbox_->Clear();
+    run_.Cancel(CancelCause::kSlowConsumer);
   }
 
   // Writes the next message, or finishes, unless a write is under way. Takes the lock along because
@@ -180,11 +222,17 @@ class TokenStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (!mailbox_->empty()) {
       writing_ = true;
       current_ = SerializeMessage(mailbox_->Pop());
+      std::optional<CallTimers::Id> patience;
+      if (patience_.has_value() && Lag() <= 0.5) {  // caught up by half
+        patience = std::exchange(patience_, std::nullopt);
+        run_.SetPaused(false);
+      }
       lock.unlock();
+      if (patience.has_value()) core_.timers().Cancel(*patience);
       StartWrite(&current_);
     } else if (end_status_.has_value()) {
       lock.unlock();
-      Finish(CloseCall(run_, *end_status_, context_));  // the last access to *this
+      Finish(closed_.has_value() ? *closed_ : CloseCall(run_, *end_status_, context_));
     }
   }
 
@@ -193,29 +241,55 @@ class TokenStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   GenerationRun run_;
 
   std::mutex mutex_;  // all below
-  std::optional<StreamMailbox> mailbox_;
+  std::optional<StreamMailbox<typename Family::Event>> mailbox_;
   grpc::ByteBuffer current_;  // being written
   bool writing_ = false;
-  bool broken_ = false;  // nothing more can reach the client but the status
+  bool broken_ = false;                     // nothing more can reach the client but the status
+  std::optional<CallTimers::Id> patience_;  // while paused for a client that lags behind
   std::optional<absl::Status> end_status_;
-  std::optional<int64_t> lagging_since_us_;
+  std::optional<grpc::Status> closed_;
 };
+
+// Both delete themselves in OnDone.
+template <class Family>
+grpc::ServerUnaryReactor* StartUnary(ServiceCore& core, grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer& request, grpc::ByteBuffer* response) {
+  auto* reactor = new UnaryCall<Family>(core, context, response);
+  reactor->Begin(request);
+  return reactor;
+}
+
+template <class Family>
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartStream(ServiceCore& core,
+                                                        grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer& request) {
+  auto* reactor = new StreamCall<Family>(core, context);
+  reactor->Begin(request);
+  return reactor;
+}
 
 }  // namespace
 
 grpc::ServerUnaryReactor* StartGenerate(ServiceCore& core, grpc::CallbackServerContext* context,
                                         const grpc::ByteBuffer& request,
                                         grpc::ByteBuffer* response) {
-  auto* reactor = new UnaryGenerate(core, context, response);  // deletes itself in OnDone
-  reactor->Begin(request);
-  return reactor;
+  return StartUnary<GenerateFamily>(core, context, request, response);
+}
+
+grpc::ServerUnaryReactor* StartChat(ServiceCore& core, grpc::CallbackServerContext* context,
+                                    const grpc::ByteBuffer& request, grpc::ByteBuffer* response) {
+  return StartUnary<ChatFamily>(core, context, request, response);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerateStream(
     ServiceCore& core, grpc::CallbackServerContext* context, const grpc::ByteBuffer& request) {
-  auto* reactor = new TokenStream(core, context);  // deletes itself in OnDone
-  reactor->Begin(request);
-  return reactor;
+  return StartStream<GenerateFamily>(core, context, request);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartChatStream(ServiceCore& core,
+                                                            grpc::CallbackServerContext* context,
+                                                            const grpc::ByteBuffer& request) {
+  return StartStream<ChatFamily>(core, context, request);
 }
 
 }  // namespace tandem::server

@@ -1,23 +1,38 @@
 #include "server/grpc/generation_run.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "server/grpc/chat_parser.h"
 #include "server/grpc/request_errors.h"
+#include "server/grpc/request_parser.h"
 #include "spdlog/spdlog.h"
 
 namespace tandem::server {
-
 absl::Status GenerationRun::Prepare(const v1::GenerateRequest& proto, const CallFacts& call) {
   const absl::StatusOr<const LoadedModel*> model = core_.Model();
   if (!model.ok()) return model.status();
   model_ = *model;
-  arrival_us_ = call.arrival_us;
-  absl::StatusOr<ParsedRequest> parsed =
-      ParseGenerateRequest(proto, model_->model, core_.limits(), call);
+  return Enter(ParseGenerateRequest(proto, model_->model, core_.limits(), call), call);
+}
+
+absl::Status GenerationRun::Prepare(const v1::ChatRequest& proto, const CallFacts& call) {
+  const absl::StatusOr<const LoadedModel*> model = core_.Model();
+  if (!model.ok()) return model.status();
+  model_ = *model;
+  return Enter(ParseChatRequest(proto, model_->model, core_.limits(), call), call);
+}
+
+absl::Status GenerationRun::Enter(absl::StatusOr<ParsedRequest> parsed, const CallFacts& call) {
   if (!parsed.ok()) return parsed.status();
+  const scheduler::Request& request = parsed->spec.request;
+  arrival_us_ = call.arrival_us;
+  max_tokens_ = std::max(0, request.stop.max_tokens);
+  tenant_ = request.tenant;
+  user_digest_ = parsed->user_digest;
   const absl::StatusOr<ActiveCalls::Ticket> ticket = core_.calls().Begin(parsed->request_id);
   if (!ticket.ok()) return ticket.status();
   ticket_ = *ticket;
-  const scheduler::Request& request = parsed->spec.request;
   facts_ = {.request_id = parsed->request_id,
             .model = model_->model.name,
             .fingerprint = model_->fingerprint,
@@ -33,16 +48,16 @@ absl::Status GenerationRun::Prepare(const v1::GenerateRequest& proto, const Call
 }
 
 void GenerationRun::Start(OutputSink sink) {
-  const Generator::Handle handle =
-      model_->backend.generator->Start(std::move(parsed_->spec), std::move(sink));
-  if (!core_.calls().SetHandle(*ticket_, handle)) Cancel(scheduler::CancelCause::kDrain);
+  Generator& generator = *model_->backend.generator;
+  const Generator::Handle handle = generator.Start(std::move(parsed_->spec), std::move(sink));
+  if (const auto told = core_.calls().SetHandle(*ticket_, handle); told.has_value()) Cancel(*told);
   std::optional<scheduler::CancelCause> cause;
   {
     const std::lock_guard lock(mutex_);
     handle_ = handle;
     cause = pending_cancel_;
   }
-  if (cause.has_value()) model_->backend.generator->Cancel(handle, *cause);
+  if (cause.has_value()) generator.Cancel(handle, *cause);
 }
 
 void GenerationRun::Cancel(scheduler::CancelCause cause) {
@@ -53,6 +68,12 @@ void GenerationRun::Cancel(scheduler::CancelCause cause) {
     if (!handle.has_value() && !pending_cancel_.has_value()) pending_cancel_ = cause;
   }
   if (handle.has_value()) model_->backend.generator->Cancel(*handle, cause);
+}
+
+// Under the lock, so that the Generator is told in the order in which this is called.
+void GenerationRun::SetPaused(bool paused) {
+  const std::lock_guard lock(mutex_);
+  paused_ = paused;
 }
 
 bool GenerationRun::Observe(OutputEvent& event) {
@@ -105,6 +126,8 @@ Closing GenerationRun::Close(const absl::Status& status) {
                                  .reason = closing.status.reason,
                                  .started = started_,
                                  .n = facts_.n,
+                                 .max_tokens = max_tokens_,
+                                 .tenant = tenant_,
                                  .stats = stats_});
   core_.metrics().OnGrpcCall(method_, closing.status.code);
   if (finished_) {
@@ -122,11 +145,11 @@ Closing GenerationRun::Close(const absl::Status& status) {
   if (ticket_.has_value()) {
     spdlog::info(
         "request done: id={} method={} code={} reason={} prompt_tokens={} output_tokens={} "
-        "queue_ms={} ttft_ms={} total_ms={}",
+        "queue_ms={} ttft_ms={} total_ms={} user={}",
         facts_.request_id, method_, closing.status.code,
         closing.status.reason.empty() ? "OK" : closing.status.reason, stats_.prompt_tokens,
         stats_.completion_tokens, stats_.queue_us / 1000, stats_.ttft_us / 1000,
-        stats_.total_us / 1000);
+        stats_.total_us / 1000, user_digest_.empty() ? "-" : user_digest_);
   } else {
     spdlog::info("request refused: method={} code={} reason={} message=\"{}\"", method_,
                  closing.status.code, closing.status.reason, closing.status.message);

@@ -1,10 +1,10 @@
 // One generation between its call and the Generator: identity, cancellation, and how it ended.
 //
-// In        a GenerateRequest and what is known of the call.
+// In        a GenerateRequest or a ChatRequest, and what is known of the call.
 // Out       the Generator's events, and at the end the words that close the call.
 // Not here  gRPC (generate_reactors.h); the answer's messages (stream_mailbox.h, unary_answer.h).
-// Threads   Start once; Cancel from any thread; Observe and Close as the events come, one at a
-// time.
+// Threads   Start once; Cancel and SetPaused from any thread; Observe and Close as the events come,
+//           one at a time.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,10 @@
 #include "absl/status/status.h"
 #include "server/generation/generator.h"
 #include "server/grpc/answer_messages.h"
-#include "server/grpc/request_parser.h"
 #include "server/grpc/service_core.h"
+#include "server/grpc/shared_fields.h"
+#include "tandem/v1/chat.pb.h"
+#include "tandem/v1/generate.pb.h"
 
 namespace tandem::server {
 
@@ -33,9 +35,11 @@ class GenerationRun {
   // `method` as metrics name it.
   GenerationRun(ServiceCore& core, const char* method) : core_(core), method_(method) {}
 
-  // Checks and takes the id.
-  //   errors  as ParseGenerateRequest; kAlreadyExists; kUnavailable. Then only Close follows
+  // Checks, takes the id, and takes a place in the queue.
+  //   errors  as ParseGenerateRequest and ParseChatRequest; kAlreadyExists; kUnavailable; those of
+  //           Scheduler::Reserve. Then only Close follows
   absl::Status Prepare(const v1::GenerateRequest& proto, const CallFacts& call);
+  absl::Status Prepare(const v1::ChatRequest& proto, const CallFacts& call);
   // After Prepare. `sink` gets the events, each of which must pass Observe first.
   void Start(OutputSink sink);
   // Of a prepared request.
@@ -43,6 +47,8 @@ class GenerationRun {
 
   // Idempotent. The events still end with kFinished.
   void Cancel(scheduler::CancelCause cause);
+  // Whether the request is to stay out of the batch, blocks held, because its client lags behind.
+  void SetPaused(bool paused);
 
   // Takes note of the event; may replace the status of kFinished.
   //   returns  false for events that must not reach the client
@@ -53,6 +59,7 @@ class GenerationRun {
   Closing Close(const absl::Status& status);
 
  private:
+  absl::Status Enter(absl::StatusOr<ParsedRequest> parsed, const CallFacts& call);
   void CountTokens(const OutputEvent& delta);
 
   ServiceCore& core_;
@@ -61,11 +68,15 @@ class GenerationRun {
   std::optional<ParsedRequest> parsed_;
   AnswerFacts facts_;
   int64_t arrival_us_ = 0;
+  int max_tokens_ = 0;  // as asked; 0: not
+  std::string tenant_;
+  std::string user_digest_;
   std::optional<ActiveCalls::Ticket> ticket_;
 
-  std::mutex mutex_;  // the two fields below: Cancel may come before Start has the handle
+  std::mutex mutex_;  // the fields below: all may come before Start has the handle
   std::optional<Generator::Handle> handle_;
   std::optional<scheduler::CancelCause> pending_cancel_;
+  bool paused_ = false;
 
   absl::Status refusal_;  // replaces the status of kFinished when not OK
   bool started_ = false;

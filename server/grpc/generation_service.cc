@@ -4,10 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/grpc/close_call.h"
 #include "server/grpc/generate_reactors.h"
 #include "server/grpc/model_messages.h"
 #include "server/grpc/request_errors.h"
-#include "server/grpc/request_parser.h"
+#include "server/grpc/shared_fields.h"
+#include "server/grpc/stats_messages.h"
+#include "server/grpc/stats_stream.h"
 #include "server/grpc/text_methods.h"
 #include "server/grpc/wire_message.h"
 #include "tandem/v1/admin.grpc.pb.h"
@@ -22,13 +25,6 @@ using grpc::ServerUnaryReactor;
 using grpc::ServerWriteReactor;
 using ByteStream = ServerWriteReactor<ByteBuffer>;
 
-// Ends a call that answers at once.
-grpc::Status CloseSimple(ServiceCore& core, const char* method, const absl::Status& status) {
-  const WireStatus wire = core.Wire(status);
-  core.metrics().OnGrpcCall(method, wire.code);
-  return ToGrpcStatus(wire);
-}
-
 // Answers with what `work` makes of the request: StatusOr<Response>(const Request&).
 template <class Request, class Work>
 ServerUnaryReactor* AnswerNow(ServiceCore& core, const char* method, CallbackServerContext* context,
@@ -41,7 +37,7 @@ ServerUnaryReactor* AnswerNow(ServiceCore& core, const char* method, CallbackSer
     status = answer.status();
     if (status.ok()) *response = SerializeMessage(*answer);
   }
-  reactor->Finish(CloseSimple(core, method, status));
+  reactor->Finish(CloseCall(core, method, status));
   return reactor;
 }
 
@@ -55,7 +51,7 @@ ServerUnaryReactor* AnswerOnTextPool(ServiceCore& core, const char* method,
   const auto ticket =
       model.ok() ? core.calls().Begin("") : absl::StatusOr<ActiveCalls::Ticket>(model.status());
   if (!ticket.ok()) {
-    reactor->Finish(CloseSimple(core, method, ticket.status()));
+    reactor->Finish(CloseCall(core, method, ticket.status()));
     return reactor;
   }
   // Context, response and reactor live until Finish; the request's bytes are shared.
@@ -72,7 +68,7 @@ ServerUnaryReactor* AnswerOnTextPool(ServiceCore& core, const char* method,
       }
     }
     core.calls().End(ticket);
-    reactor->Finish(CloseSimple(core, method, status));
+    reactor->Finish(CloseCall(core, method, status));
   };
   (*model)->backend.generator->RunOnTextPool(run);
   return reactor;
@@ -81,7 +77,7 @@ ServerUnaryReactor* AnswerOnTextPool(ServiceCore& core, const char* method,
 ServerUnaryReactor* RefuseUnary(ServiceCore& core, const char* method,
                                 CallbackServerContext* context) {
   ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(CloseSimple(core, method, Unsupported(absl::StrCat("method ", method))));
+  reactor->Finish(CloseCall(core, method, Unsupported(absl::StrCat("method ", method))));
   return reactor;
 }
 
@@ -91,7 +87,7 @@ ByteStream* RefuseStream(ServiceCore& core, const char* method) {
     void OnDone() override { delete this; }
   };
   auto* stream = new Refusal;
-  stream->Finish(CloseSimple(core, method, Unsupported(absl::StrCat("method ", method))));
+  stream->Finish(CloseCall(core, method, Unsupported(absl::StrCat("method ", method))));
   return stream;
 }
 
@@ -136,6 +132,13 @@ class GenerationService final : public RawGenerate<RawText<RawInfo<v1::Generatio
   }
   ByteStream* GenerateStream(CallbackServerContext* context, const ByteBuffer* request) override {
     return StartGenerateStream(core_, context, *request);
+  }
+  ServerUnaryReactor* Chat(CallbackServerContext* context, const ByteBuffer* request,
+                           ByteBuffer* response) override {
+    return StartChat(core_, context, *request, response);
+  }
+  ByteStream* ChatStream(CallbackServerContext* context, const ByteBuffer* request) override {
+    return StartChatStream(core_, context, *request);
   }
 
   ServerUnaryReactor* Tokenize(CallbackServerContext* context, const ByteBuffer* request,
@@ -188,25 +191,24 @@ class GenerationService final : public RawGenerate<RawText<RawInfo<v1::Generatio
                                                work);
   }
 
+  ServerUnaryReactor* Abort(CallbackServerContext* context, const ByteBuffer* request,
+                            ByteBuffer* response) override {
+    const auto work = [this](const v1::AbortRequest& asked) { return AbortCalls(asked, core_); };
+    return AnswerNow<v1::AbortRequest>(core_, "Abort", context, request, response, work);
+  }
+  ServerUnaryReactor* GetStats(CallbackServerContext* context, const ByteBuffer* request,
+                               ByteBuffer* response) override {
+    const auto work = [this](const v1::GetStatsRequest&) { return EngineStatsNow(core_); };
+    return AnswerNow<v1::GetStatsRequest>(core_, "GetStats", context, request, response, work);
+  }
+  ByteStream* WatchStats(CallbackServerContext*, const ByteBuffer* request) override {
+    return StartWatchStats(core_, *request);
+  }
+
   // Features of later versions.
-  ServerUnaryReactor* Chat(CallbackServerContext* c, const ByteBuffer*, ByteBuffer*) override {
-    return RefuseUnary(core_, "Chat", c);
-  }
-  ByteStream* ChatStream(CallbackServerContext*, const ByteBuffer*) override {
-    return RefuseStream(core_, "ChatStream");
-  }
-  ServerUnaryReactor* Abort(CallbackServerContext* c, const ByteBuffer*, ByteBuffer*) override {
-    return RefuseUnary(core_, "Abort", c);
-  }
   ServerUnaryReactor* GetRequestStatus(CallbackServerContext* c, const ByteBuffer*,
                                        ByteBuffer*) override {
     return RefuseUnary(core_, "GetRequestStatus", c);
-  }
-  ServerUnaryReactor* GetStats(CallbackServerContext* c, const ByteBuffer*, ByteBuffer*) override {
-    return RefuseUnary(core_, "GetStats", c);
-  }
-  ByteStream* WatchStats(CallbackServerContext*, const ByteBuffer*) override {
-    return RefuseStream(core_, "WatchStats");
   }
   ByteStream* GetTokenizerBundle(CallbackServerContext*, const ByteBuffer*) override {
     return RefuseStream(core_, "GetTokenizerBundle");

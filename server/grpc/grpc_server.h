@@ -37,8 +37,9 @@ struct GrpcConfig {
   int64_t default_deadline_s = 0;         // for calls without one; 0: none
   int64_t default_queue_timeout_ms = 0;   // for requests without one; 0: none
   int64_t stream_buffer_tokens = 4096;    // a stream that lags further behind ...
-  int64_t stream_buffer_bytes = 1 << 20;  // ... or by more bytes ...
-  int64_t slow_consumer_timeout_s = 60;   // ... for so long ends with ABORTED SLOW_CONSUMER
+  int64_t stream_buffer_bytes = 1 << 20;  // ... or by more bytes is paused until it has caught up
+  int64_t slow_consumer_timeout_s = 60;   // by half; paused so long, ABORTED SLOW_CONSUMER ends it
+  bool pause_slow_consumers = true;       // false: ended at once
   std::string replica = {};               // x-tandem-replica; empty: not sent
   std::string version = {};               // for GetServerInfo
   std::string git_commit = {};
@@ -49,7 +50,7 @@ struct GrpcConfig {
 struct ServingBackend {
   Generator* generator = nullptr;
   const Tokenizer* tokenizer = nullptr;
-  const scheduler::Scheduler* scheduler = nullptr;  // clock and snapshot
+  scheduler::Scheduler* scheduler = nullptr;  // clock, snapshot, places in the queue
 };
 
 class GrpcServer {

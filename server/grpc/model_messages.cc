@@ -1,11 +1,7 @@
 #include "server/grpc/model_messages.h"
 
-#include <openssl/sha.h>
-
-#include <array>
-
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/grpc/digest.h"
 
 namespace tandem::server {
 
@@ -68,12 +64,9 @@ v1::ServerInfo ToServerInfo(const GrpcConfig& config, const ServedModel* model, 
 
 std::string Fingerprint(const ServedModel& model, const std::string& version) {
   // Every answer is batch-invariant, so that flag has one value.
-  const std::string facts =
-      absl::StrCat(model.name, "\n", model.revision, "\n", model.weight_format, "\n",
-                   model.kv_format, "\n", version, "\n", model.backend, "\ndeterministic");
-  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
-  SHA256(reinterpret_cast<const unsigned char*>(facts.data()), facts.size(), digest.data());
-  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), 8));
+  return ShortDigest(absl::StrCat(model.name, "\n", model.revision, "\n", model.weight_format, "\n",
+                                  model.kv_format, "\n", version, "\n", model.backend,
+                                  "\ndeterministic"));
 }
 
 }  // namespace tandem::server

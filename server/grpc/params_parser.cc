@@ -232,9 +232,9 @@ absl::Status ParseScheduling(const v1::SchedulingParams& params, const RequestLi
                   "scheduling.priority",
                   absl::StrCat("is ", params.priority(), "; it must be -100 to 100"));
   checker.Check(CheckBytes("scheduling.tenant", params.tenant(), kMaxNameBytes));
-  if (params.reject_if_queued()) checker.Check(Unsupported("scheduling.reject_if_queued"));
   if (!checker.status().ok()) return checker.status();
   spec.request.priority = params.priority();
+  spec.request.reject_if_queued = params.reject_if_queued();
   if (!params.tenant().empty()) spec.request.tenant = params.tenant();
   const int64_t timeout_us = params.queue_timeout_ms() > 0
                                  ? int64_t{params.queue_timeout_ms()} * 1000

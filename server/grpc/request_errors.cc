@@ -56,6 +56,25 @@ absl::Status DuplicateRequestId(std::string_view request_id) {
                      .field = {}});
 }
 
+absl::Status RequestNotFound(std::string_view request_id) {
+  return WithReason(absl::NotFoundError(Text("no call with request_id ", Printable(request_id),
+                                             " is under way; it has ended, or never was")),
+                    {.reason = "REQUEST_NOT_FOUND",
+                     .metadata = {{"request_id", std::string(request_id.substr(0, kMaxQuoted))}},
+                     .field = {}});
+}
+
+absl::Status AdministratorsOnly(std::string_view what) {
+  return WithReason(
+      absl::PermissionDeniedError(Text(what, " is for administrators; leave it empty")),
+      {.reason = "AUTH", .metadata = {}, .field = {}});
+}
+
+absl::Status ClientCancelled() {
+  return WithReason(absl::CancelledError("the client went away"),
+                    {.reason = "CLIENT_CANCELLED", .metadata = {}, .field = {}});
+}
+
 absl::Status ModelLoading() {
   return WithReason(absl::UnavailableError("the model is still loading; retry shortly"),
                     {.reason = "MODEL_LOADING", .metadata = {}, .field = {}});

@@ -23,6 +23,12 @@ absl::Status DrafterUnavailable();
 absl::Status ModelNotFound(std::string_view asked, std::string_view served);
 // ALREADY_EXISTS DUPLICATE_REQUEST_ID.
 absl::Status DuplicateRequestId(std::string_view request_id);
+// NOT_FOUND REQUEST_NOT_FOUND.
+absl::Status RequestNotFound(std::string_view request_id);
+// PERMISSION_DENIED AUTH. `what` is asked for and reserved to administrators.
+absl::Status AdministratorsOnly(std::string_view what);
+// CANCELLED CLIENT_CANCELLED.
+absl::Status ClientCancelled();
 // UNAVAILABLE MODEL_LOADING.
 absl::Status ModelLoading();
 // UNAVAILABLE DRAINING.

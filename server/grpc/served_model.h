@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/sampling.h"
+#include "server/chat/chat_format.h"
 
 namespace tandem::server {
 
@@ -35,6 +36,8 @@ struct ServedModel {
   int pad_id = 0;
   std::string tokenizer_sha256;      // lower-case hex
   std::string chat_template_sha256;  // likewise; empty without a template
+  bool has_chat = false;             // knows turns: Chat works
+  ChatFormat chat_format;
   std::vector<std::string> capabilities;
   std::string backend;  // cpu, cuda
   std::string device_name;

@@ -19,9 +19,13 @@ constexpr double kJitter = 0.2;
 void TokenRate::Observe(int64_t tokens_total, int64_t now_us) {
   const int64_t tokens = tokens_total - last_tokens_;
   const int64_t elapsed_us = now_us - last_us_;
-  if (last_us_ != 0 && tokens > 0 && elapsed_us > 0) {
-    const double rate = static_cast<double>(tokens) * 1e6 / static_cast<double>(elapsed_us);
-    per_second_ = per_second_ == 0.0 ? rate : per_second_ + kSmoothing * (rate - per_second_);
+  if (last_us_ != 0 && elapsed_us > 0) {
+    last_per_second_ = static_cast<double>(tokens) * 1e6 / static_cast<double>(elapsed_us);
+    if (tokens > 0 && per_second_ == 0.0) {
+      per_second_ = last_per_second_;
+    } else if (tokens > 0) {
+      per_second_ += kSmoothing * (last_per_second_ - per_second_);
+    }
   }
   last_tokens_ = tokens_total;
   last_us_ = now_us;
@@ -60,9 +64,17 @@ void ServiceCore::ObserveRate() {
   const auto model = Model();
   if (!model.ok()) return;
   const scheduler::SchedulerStats stats = (*model)->backend.scheduler->stats();
+  const int64_t now_us = scheduler::MonotonicNowUs();
   const std::lock_guard lock(rate_mutex_);
-  rate_.Observe(stats.prompt_tokens_total + stats.generated_tokens_total,
-                scheduler::MonotonicNowUs());
+  rate_.Observe(stats.prompt_tokens_total + stats.generated_tokens_total, now_us);
+  prompt_rate_.Observe(stats.prompt_tokens_total, now_us);
+  generated_rate_.Observe(stats.generated_tokens_total, now_us);
+}
+
+TokenRates ServiceCore::rates() {
+  const std::lock_guard lock(rate_mutex_);
+  return {.prompt_per_s = prompt_rate_.last_per_second(),
+          .generated_per_s = generated_rate_.last_per_second()};
 }
 
 WireStatus ServiceCore::Wire(const absl::Status& status) {

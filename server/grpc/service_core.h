@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/grpc/active_calls.h"
+#include "server/grpc/call_timers.h"
 #include "server/grpc/grpc_server.h"
 #include "server/grpc/params_parser.h"
 #include "server/grpc/served_model.h"
@@ -31,11 +32,20 @@ class TokenRate {
   // `tokens_total` so far, at `now_us`. Intervals without tokens are sleep and do not count.
   void Observe(int64_t tokens_total, int64_t now_us);
   double per_second() const { return per_second_; }
+  // Of the last interval alone, sleep included.
+  double last_per_second() const { return last_per_second_; }
 
  private:
   int64_t last_tokens_ = 0;
   int64_t last_us_ = 0;
   double per_second_ = 0.0;
+  double last_per_second_ = 0.0;
+};
+
+// Over the last second or so.
+struct TokenRates {
+  double prompt_per_s = 0.0;
+  double generated_per_s = 0.0;
 };
 
 // How long a client should wait for `queued_tokens` to drain (grpc-surface 1.8).
@@ -50,6 +60,7 @@ class ServiceCore {
   HealthState& health() { return health_; }
   Metrics& metrics() { return metrics_; }
   ActiveCalls& calls() { return calls_; }
+  CallTimers& timers() { return timers_; }
   const RequestLimits& limits() const { return limits_; }
   double uptime_s() const;
 
@@ -60,6 +71,7 @@ class ServiceCore {
 
   // About once a second.
   void ObserveRate();
+  TokenRates rates();
   // The status for the wire, with what the server knows about retrying.
   WireStatus Wire(const absl::Status& status);
 
@@ -72,8 +84,11 @@ class ServiceCore {
   ActiveCalls calls_;
   std::unique_ptr<const LoadedModel> model_owner_;
   std::atomic<const LoadedModel*> model_ = nullptr;
-  std::mutex rate_mutex_;
+  std::mutex rate_mutex_;  // the three below
   TokenRate rate_;
+  TokenRate prompt_rate_;
+  TokenRate generated_rate_;
+  CallTimers timers_;
 };
 
 }  // namespace tandem::server

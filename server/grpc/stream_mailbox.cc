@@ -1,7 +1,8 @@
 #include "server/grpc/stream_mailbox.h"
 
 #include <algorithm>
-#include <string_view>
+#include <string>
+#include <type_traits>
 #include <utility>
 
 namespace tandem::server {
@@ -9,8 +10,16 @@ namespace {
 
 // Clients with the smallest usual limit (4 MiB) and proxies in between stay out of trouble.
 constexpr int64_t kMaxMessageBytes = 1 << 20;
+constexpr size_t kMaxPieceBytes = kMaxMessageBytes / 2;
 constexpr int64_t kEnvelopeBytes = 64;  // tags, lengths and the small numbers of a message
 constexpr int64_t kIdBytes = 5;         // a varint of up to 32 bits
+
+template <class Event>
+constexpr bool kIsChat = std::is_same_v<Event, v1::ChatEvent>;
+
+std::string* Text(v1::Delta& delta) { return delta.mutable_text(); }
+std::string* Content(v1::ChatDelta& delta) { return delta.mutable_content(); }
+std::string* Reasoning(v1::ChatDelta& delta) { return delta.mutable_reasoning(); }
 
 // The longest prefix of `text` of at most `max_bytes` bytes that does not split a character.
 size_t WholeCharacters(std::string_view text, size_t max_bytes) {
@@ -22,18 +31,21 @@ size_t WholeCharacters(std::string_view text, size_t max_bytes) {
 
 }  // namespace
 
-StreamMailbox::Message& StreamMailbox::Push() {
+template <class Event>
+typename StreamMailbox<Event>::Message& StreamMailbox<Event>::Push() {
   waiting_.emplace_back();
   Grow(waiting_.back(), kEnvelopeBytes);
   return waiting_.back();
 }
 
-void StreamMailbox::Grow(Message& message, int64_t bytes) {
+template <class Event>
+void StreamMailbox<Event>::Grow(Message& message, int64_t bytes) {
   message.bytes += bytes;
   waiting_bytes_ += bytes;
 }
 
-void StreamMailbox::Add(const OutputEvent& event) {
+template <class Event>
+void StreamMailbox<Event>::Add(const OutputEvent& event) {
   switch (event.kind) {
     case OutputEvent::Kind::kStarted: {
       prompt_tokens_ = static_cast<int>(event.prompt_ids.size());
@@ -66,12 +78,15 @@ void StreamMailbox::Add(const OutputEvent& event) {
   }
 }
 
-StreamMailbox::Message& StreamMailbox::DeltaWithRoom(int choice, int position, int64_t bytes) {
+template <class Event>
+typename StreamMailbox<Event>::Message& StreamMailbox<Event>::DeltaWithRoom(int choice,
+                                                                            int position,
+                                                                            int64_t bytes) {
   if (static_cast<size_t>(choice) >= open_delta_.size()) open_delta_.resize(choice + 1);
   Message*& open = open_delta_[choice];
   if (open == nullptr || open->bytes + bytes > kMaxMessageBytes) {
     open = &Push();
-    v1::Delta& delta = *open->event.mutable_delta();
+    auto& delta = *open->event.mutable_delta();
     delta.set_index(static_cast<uint32_t>(choice));
     delta.set_position(static_cast<uint32_t>(position));
   }
@@ -79,7 +94,8 @@ StreamMailbox::Message& StreamMailbox::DeltaWithRoom(int choice, int position, i
   return *open;
 }
 
-void StreamMailbox::AddDelta(const OutputEvent& event) {
+template <class Event>
+void StreamMailbox<Event>::AddDelta(const OutputEvent& event) {
   int position = event.position;
   for (const engine::SampledToken& token : event.tokens) {
     v1::TokenLogprob logprob;
@@ -89,7 +105,7 @@ void StreamMailbox::AddDelta(const OutputEvent& event) {
       bytes += static_cast<int64_t>(logprob.ByteSizeLong()) + kIdBytes;
     }
     Message& message = DeltaWithRoom(event.choice, position, bytes);
-    v1::Delta& delta = *message.event.mutable_delta();
+    auto& delta = *message.event.mutable_delta();
     if (facts_.report.token_ids) delta.add_token_ids(static_cast<uint32_t>(token.id));
     if (facts_.logprobs) *delta.add_logprobs() = std::move(logprob);
     if (position > 0) delta.set_steps(delta.steps() + 1);  // prefill yields the first token
@@ -98,16 +114,52 @@ void StreamMailbox::AddDelta(const OutputEvent& event) {
     ++waiting_tokens_;
   }
   // Text goes after its ids, never before them.
-  std::string_view text = event.text;
+  if constexpr (kIsChat<Event>) {
+    AddText<v1::ChatDelta>(event.choice, position, event.reasoning, Reasoning);
+    AddText<v1::ChatDelta>(event.choice, position, event.text, Content);
+    for (const ToolCallDelta& call : event.tool_calls) AddToolCall(event.choice, position, call);
+  } else {
+    AddText<v1::Delta>(event.choice, position, event.text, Text);
+  }
+}
+
+template <class Event>
+template <class Delta>
+void StreamMailbox<Event>::AddText(int choice, int position, std::string_view text,
+                                   Channel<Delta> channel) {
   while (!text.empty()) {
-    const size_t whole = WholeCharacters(text, kMaxMessageBytes / 2);
-    Message& message = DeltaWithRoom(event.choice, position, static_cast<int64_t>(whole));
-    message.event.mutable_delta()->mutable_text()->append(text.substr(0, whole));
+    const size_t whole = WholeCharacters(text, kMaxPieceBytes);
+    Message& message = DeltaWithRoom(choice, position, static_cast<int64_t>(whole));
+    channel(*message.event.mutable_delta())->append(text.substr(0, whole));
     text.remove_prefix(whole);
   }
 }
 
-void StreamMailbox::AddChoiceFinished(const OutputEvent& event) {
+// Id and name come with the first piece of the arguments; the pieces concatenate.
+template <class Event>
+void StreamMailbox<Event>::AddToolCall(int choice, int position, const ToolCallDelta& call) {
+  if constexpr (kIsChat<Event>) {
+    std::string_view arguments = call.arguments;
+    bool first = true;
+    do {
+      const size_t whole = WholeCharacters(arguments, kMaxPieceBytes);
+      const size_t bytes = whole + kEnvelopeBytes + (first ? call.id.size() + call.name.size() : 0);
+      Message& message = DeltaWithRoom(choice, position, static_cast<int64_t>(bytes));
+      v1::ToolCallDelta& out = *message.event.mutable_delta()->add_tool_calls();
+      out.set_call_index(static_cast<uint32_t>(call.call_index));
+      if (first) {
+        out.set_id(call.id);
+        out.set_name(call.name);
+      }
+      out.set_arguments_delta(std::string(arguments.substr(0, whole)));
+      arguments.remove_prefix(whole);
+      first = false;
+    } while (!arguments.empty());
+  }
+}
+
+template <class Event>
+void StreamMailbox<Event>::AddChoiceFinished(const OutputEvent& event) {
   if (static_cast<size_t>(event.choice) >= open_delta_.size()) open_delta_.resize(event.choice + 1);
   open_delta_[event.choice] = nullptr;
   v1::ChoiceFinished& finished = *Push().event.mutable_choice_finished();
@@ -120,29 +172,35 @@ void StreamMailbox::AddChoiceFinished(const OutputEvent& event) {
   }
 }
 
-void StreamMailbox::AddPromptLogprobs(const OutputEvent& event) {
+template <class Event>
+void StreamMailbox<Event>::AddPromptLogprobs(const OutputEvent& event) {
   int position = event.first_position;
   for (const engine::SampledToken& token : event.tokens) {
     AddPromptLogprob(position++, ToPromptLogprob(token, *facts_.vocabulary));
   }
 }
 
-void StreamMailbox::AddPromptLogprob(int position, v1::PromptLogprob item) {
-  const int64_t bytes = static_cast<int64_t>(item.ByteSizeLong()) + kIdBytes;
-  if (open_prompt_ == nullptr || open_prompt_->bytes + bytes > kMaxMessageBytes) {
-    open_prompt_ = &Push();
-    open_prompt_->event.mutable_prompt_logprobs()->set_first_position(
-        static_cast<uint32_t>(position));
+// ChatEvents have no place for them: ParseChatRequest refuses the wish.
+template <class Event>
+void StreamMailbox<Event>::AddPromptLogprob(int position, v1::PromptLogprob item) {
+  if constexpr (!kIsChat<Event>) {
+    const int64_t bytes = static_cast<int64_t>(item.ByteSizeLong()) + kIdBytes;
+    if (open_prompt_ == nullptr || open_prompt_->bytes + bytes > kMaxMessageBytes) {
+      open_prompt_ = &Push();
+      open_prompt_->event.mutable_prompt_logprobs()->set_first_position(
+          static_cast<uint32_t>(position));
+    }
+    Grow(*open_prompt_, bytes);
+    v1::PromptLogprobs& message = *open_prompt_->event.mutable_prompt_logprobs();
+    *message.add_items() = std::move(item);
+    if (position + 1 == prompt_tokens_) message.set_last(true);
   }
-  Grow(*open_prompt_, bytes);
-  v1::PromptLogprobs& message = *open_prompt_->event.mutable_prompt_logprobs();
-  *message.add_items() = std::move(item);
-  if (position + 1 == prompt_tokens_) message.set_last(true);
 }
 
-v1::GenerateEvent StreamMailbox::Pop() {
+template <class Event>
+Event StreamMailbox<Event>::Pop() {
   Message& front = waiting_.front();
-  v1::GenerateEvent event = std::move(front.event);
+  Event event = std::move(front.event);
   event.set_seq(next_seq_++);
   waiting_bytes_ -= front.bytes;
   waiting_tokens_ -= front.tokens;
@@ -155,11 +213,15 @@ v1::GenerateEvent StreamMailbox::Pop() {
   return event;
 }
 
-void StreamMailbox::Clear() {
+template <class Event>
+void StreamMailbox<Event>::Clear() {
   waiting_.clear();
   std::fill(open_delta_.begin(), open_delta_.end(), nullptr);
   open_prompt_ = nullptr;
   waiting_tokens_ = waiting_bytes_ = 0;
 }
+
+template class StreamMailbox<v1::GenerateEvent>;
+template class StreamMailbox<v1::ChatEvent>;
 
 }  // namespace tandem::server

@@ -1,7 +1,7 @@
 // What a stream still has to send, in order, tokens merged while the client is not ready for more.
 //
 // In        the OutputEvents of one request.
-// Out       GenerateEvents, numbered in the order they leave, each below 1 MiB.
+// Out       GenerateEvents or ChatEvents, numbered in the order they leave, each below 1 MiB.
 // Not here  when to write (generate_reactors.h).
 // Threads   the caller's lock.
 //
@@ -11,13 +11,17 @@
 
 #include <cstdint>
 #include <deque>
+#include <string_view>
 #include <vector>
 
 #include "server/grpc/answer_messages.h"
+#include "tandem/v1/chat.pb.h"
 #include "tandem/v1/generate.pb.h"
 
 namespace tandem::server {
 
+// For v1::GenerateEvent and v1::ChatEvent.
+template <class Event>
 class StreamMailbox {
  public:
   explicit StreamMailbox(AnswerFacts facts) : facts_(std::move(facts)) {}
@@ -27,7 +31,7 @@ class StreamMailbox {
 
   bool empty() const { return waiting_.empty(); }
   // The next message. Not when empty.
-  v1::GenerateEvent Pop();
+  Event Pop();
   void Clear();
 
   // How far the reader lags behind.
@@ -36,13 +40,20 @@ class StreamMailbox {
 
  private:
   struct Message {
-    v1::GenerateEvent event;
+    Event event;
     int64_t bytes = 0;  // about its size on the wire
     int64_t tokens = 0;
   };
+  // Where one channel of an answer's text goes: the field of a delta.
+  template <class Delta>
+  using Channel = std::string* (*)(Delta& delta);
 
   Message& Push();
   void AddDelta(const OutputEvent& event);
+  // Appends `text` in pieces that fit; `position` is that of a delta begun for it.
+  template <class Delta>
+  void AddText(int choice, int position, std::string_view text, Channel<Delta> channel);
+  void AddToolCall(int choice, int position, const ToolCallDelta& call);
   void AddChoiceFinished(const OutputEvent& event);
   void AddPromptLogprobs(const OutputEvent& event);
   void AddPromptLogprob(int position, v1::PromptLogprob item);
@@ -59,5 +70,8 @@ class StreamMailbox {
   int64_t waiting_tokens_ = 0;
   int64_t waiting_bytes_ = 0;
 };
+
+extern template class StreamMailbox<v1::GenerateEvent>;
+extern template class StreamMailbox<v1::ChatEvent>;
 
 }  // namespace tandem::server

@@ -9,8 +9,9 @@
 
 namespace tandem::server {
 
-//   errors  kInvalidArgument: input missing or above 4 MiB; kNotFound: the model; kUnimplemented:
-//           chat
+// Of a text as it is, or of a conversation as Chat would render it.
+//   errors  kInvalidArgument: input missing or above 4 MiB; kNotFound: the model; those of
+//           RenderChatRequest
 absl::StatusOr<v1::TokenizeResponse> TokenizeText(const v1::TokenizeRequest& request,
                                                   const LoadedModel& model);
 absl::StatusOr<v1::CountTokensResponse> CountTextTokens(const v1::TokenizeRequest& request,

@@ -49,10 +49,11 @@ void PackFurtherDetails(const StatusReason& reason, double retry_delay_s, rpc::S
     violation->set_description(status.message());
     Pack(bad, status);
   }
-  if (word == "MODEL_NOT_FOUND") {
+  if (word == "MODEL_NOT_FOUND" || word == "REQUEST_NOT_FOUND") {
+    const bool is_model = word == "MODEL_NOT_FOUND";
     rpc::ResourceInfo resource;
-    resource.set_resource_type("model");
-    resource.set_resource_name(Find(reason, "model"));
+    resource.set_resource_type(is_model ? "model" : "request");
+    resource.set_resource_name(Find(reason, is_model ? "model" : "request_id"));
     resource.set_description(status.message());
     Pack(resource, status);
   } else if (word == "DRAFTER_UNAVAILABLE") {

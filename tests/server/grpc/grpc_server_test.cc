@@ -276,23 +276,6 @@ TEST_F(GrpcServerTest, AFullQueueSaysWhenToComeBack) {
   }
 }
 
-TEST_F(GrpcServerTest, AReaderThatStallsForTooLongIsDropped) {
-  // Given a stream that may not lag at all, and a client that does not read.
-  StartServer({.stream_buffer_tokens = 0, .slow_consumer_timeout_s = 0}, {.max_context = 60'000});
-  v1::GenerateRequest request = EndlessRequest();
-  request.mutable_output()->set_logprobs(0);
-  grpc::ClientContext context;
-  auto reader = stub_->GenerateStream(&context, request);
-  // When the request has ended all the same.
-  Eventually([&] { return rig_->scheduler().stats().generated_tokens_total > 0 && Idle(); });
-  // Then what waited for it is dropped, and the status says why.
-  Event event;
-  while (reader->Read(&event)) EXPECT_TRUE(event.has_accepted());
-  const grpc::Status status = reader->Finish();
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
-  EXPECT_EQ(Reason(status), "SLOW_CONSUMER");
-}
-
 TEST_F(GrpcServerTest, AMergedStreamOfASlowReaderIsStillComplete) {
   StartServer({}, {.max_context = 20'000});
   grpc::ClientContext context;
@@ -363,7 +346,7 @@ TEST_F(GrpcServerTest, WhenTheDrainIsOverTheRestIsTold) {
 
 TEST_F(GrpcServerTest, MethodsOfLaterVersionsSayTheirNames) {
   StartServer();
-  for (const char* method : {"Chat", "Abort", "GetRequestStatus", "GetStats", "Embed"}) {
+  for (const char* method : {"GetRequestStatus", "Embed"}) {
     const grpc::Status status = CallRaw(absl::StrCat(kMethod, method), "");
     EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
     EXPECT_EQ(Reason(status), "FEATURE_UNSUPPORTED");
@@ -374,9 +357,7 @@ TEST_F(GrpcServerTest, MethodsOfLaterVersionsSayTheirNames) {
     const grpc::Status status = CallRaw(absl::StrCat("/tandem.v1.Admin/", method), "");
     EXPECT_EQ(Reason(status), "FEATURE_UNSUPPORTED");
   }
-  grpc::ClientContext chat, watch, bundle;
-  EXPECT_EQ(Reason(stub_->ChatStream(&chat, {})->Finish()), "FEATURE_UNSUPPORTED");
-  EXPECT_EQ(Reason(stub_->WatchStats(&watch, {})->Finish()), "FEATURE_UNSUPPORTED");
+  grpc::ClientContext bundle;
   EXPECT_EQ(Reason(stub_->GetTokenizerBundle(&bundle, {})->Finish()), "FEATURE_UNSUPPORTED");
 }
 

@@ -283,9 +283,6 @@ INSTANTIATE_TEST_SUITE_P(
                         "idempotency_key"},
         UnsupportedCase{"Guided", [](Proto& p) { p.mutable_guided()->set_json_object(true); },
                         "guided"},
-        UnsupportedCase{"RejectIfQueued",
-                        [](Proto& p) { p.mutable_scheduling()->set_reject_if_queued(true); },
-                        "scheduling.reject_if_queued"},
         UnsupportedCase{"RejectionSampling",
                         [](Proto& p) {
                           p.mutable_speculative()->set_acceptance(

@@ -138,6 +138,17 @@ class GrpcServerTest : public ::testing::Test {
     return request;
   }
 
+  // A client of its own whose connection takes 64 KiB ahead of what is read, and no more.
+  std::unique_ptr<v1::Generation::Stub> StallingStub() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return v1::Generation::NewStub(
+        grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->ports()[0]),
+                                  grpc::InsecureChannelCredentials(), arguments));
+  }
+
   // All events of a stream.
   std::vector<Event> Stream(const v1::GenerateRequest& request, grpc::Status* status,
                             grpc::ClientContext* context) {

@@ -58,9 +58,9 @@ TEST(ActiveCallsTest, HurryEndsTheWaiting) {
 TEST(ActiveCallsTest, CancellingReachesRunningCallsAndThoseAboutToRun) {
   ActiveCalls calls;
   const auto running = calls.Begin("a"), starting = calls.Begin("b");
-  EXPECT_TRUE(calls.SetHandle(*running, 7));
+  EXPECT_EQ(calls.SetHandle(*running, 7), std::nullopt);
   EXPECT_THAT(calls.HandlesToCancel(), ElementsAre(7));
-  EXPECT_FALSE(calls.SetHandle(*starting, 8));
+  EXPECT_EQ(calls.SetHandle(*starting, 8), scheduler::CancelCause::kDrain);
   calls.End(*running);
   calls.End(*starting);
   EXPECT_THAT(calls.HandlesToCancel(), IsEmpty());

@@ -61,8 +61,9 @@ OutputEvent PromptLogprobs(int first, int count) {
   return event;
 }
 
-std::vector<v1::GenerateEvent> Drain(StreamMailbox& mailbox) {
-  std::vector<v1::GenerateEvent> events;
+template <class Event>
+std::vector<Event> Drain(StreamMailbox<Event>& mailbox) {
+  std::vector<Event> events;
   while (!mailbox.empty()) events.push_back(mailbox.Pop());
   return events;
 }
@@ -83,7 +84,7 @@ class StreamMailboxTest : public ::testing::Test {
 };
 
 TEST_F(StreamMailboxTest, MessagesLeaveInOrderAndNumbered) {
-  StreamMailbox mailbox(Facts());
+  StreamMailbox<v1::GenerateEvent> mailbox(Facts());
   mailbox.Add(Started({2, 3}));
   mailbox.Add(Delta(0, 0, {5}, "a"));
   mailbox.Add(ChoiceEnd(0, scheduler::FinishReason::kMaxTokens));
@@ -104,7 +105,7 @@ TEST_F(StreamMailboxTest, MessagesLeaveInOrderAndNumbered) {
 }
 
 TEST_F(StreamMailboxTest, WaitingDeltasOfAChoiceMergeAndOtherChoicesKeepTheirs) {
-  StreamMailbox mailbox(Facts());
+  StreamMailbox<v1::GenerateEvent> mailbox(Facts());
   mailbox.Add(Delta(0, 0, {5}, "a"));
   mailbox.Add(Delta(1, 0, {7}, "x"));
   mailbox.Add(Delta(0, 1, {6}, ""));
@@ -123,7 +124,7 @@ TEST_F(StreamMailboxTest, WaitingDeltasOfAChoiceMergeAndOtherChoicesKeepTheirs) 
 }
 
 TEST_F(StreamMailboxTest, ADeltaThatHasLeftIsNotTouched) {
-  StreamMailbox mailbox(Facts());
+  StreamMailbox<v1::GenerateEvent> mailbox(Facts());
   mailbox.Add(Delta(0, 0, {5}, "a"));
   mailbox.Pop();
   mailbox.Add(Delta(0, 1, {6}, "b"));
@@ -135,7 +136,7 @@ TEST_F(StreamMailboxTest, ADeltaThatHasLeftIsNotTouched) {
 }
 
 TEST_F(StreamMailboxTest, AFailedRequestClosesWithItsStatusAlone) {
-  StreamMailbox mailbox(Facts());
+  StreamMailbox<v1::GenerateEvent> mailbox(Facts());
   mailbox.Add(Finished(absl::InternalError("x")));
   EXPECT_TRUE(mailbox.empty());
 }
@@ -145,7 +146,7 @@ TEST_F(StreamMailboxTest, OptionsDecideWhatIsReported) {
   facts.logprobs = true;
   facts.report = {
       .token_ids = false, .speculative_stats = true, .timing = true, .prompt_token_ids = true};
-  StreamMailbox mailbox(facts);
+  StreamMailbox<v1::GenerateEvent> mailbox(facts);
   mailbox.Add(Started({2, 3}));
   mailbox.Add(Delta(0, 0, {5}, "a"));
   OutputEvent end = ChoiceEnd(0, scheduler::FinishReason::kStopString);
@@ -169,7 +170,7 @@ TEST_F(StreamMailboxTest, OptionsDecideWhatIsReported) {
 TEST_F(StreamMailboxTest, NoMessageExceedsAMebibyteHoweverFarTheReaderLags) {
   AnswerFacts facts = Facts();
   facts.logprobs = true;
-  StreamMailbox mailbox(facts);
+  StreamMailbox<v1::GenerateEvent> mailbox(facts);
   std::string text;
   std::vector<uint32_t> ids;
   for (int i = 0; i < 60'000; ++i) {
@@ -196,7 +197,7 @@ TEST_F(StreamMailboxTest, NoMessageExceedsAMebibyteHoweverFarTheReaderLags) {
 }
 
 TEST_F(StreamMailboxTest, AHugeTextIsCutBetweenCharacters) {
-  StreamMailbox mailbox(Facts());
+  StreamMailbox<v1::GenerateEvent> mailbox(Facts());
   std::string text = "a";
   while (text.size() < (3u << 20)) text += "\xE2\x82\xAC";
   mailbox.Add(Delta(0, 0, {5}, text));
@@ -212,7 +213,7 @@ TEST_F(StreamMailboxTest, AHugeTextIsCutBetweenCharacters) {
 TEST_F(StreamMailboxTest, PromptLogprobsStartAtPositionZeroAndTheLastMessageSaysSo) {
   AnswerFacts facts = Facts();
   facts.prompt_logprobs = true;
-  StreamMailbox mailbox(facts);
+  StreamMailbox<v1::GenerateEvent> mailbox(facts);
   mailbox.Add(Started(std::vector<int32_t>(40'001, 2)));
   mailbox.Add(PromptLogprobs(1, 20'000));
   mailbox.Add(PromptLogprobs(20'001, 20'000));
@@ -234,7 +235,7 @@ TEST_F(StreamMailboxTest, PromptLogprobsStartAtPositionZeroAndTheLastMessageSays
 TEST_F(StreamMailboxTest, APromptOfOneTokenHasOnePromptLogprob) {
   AnswerFacts facts = Facts();
   facts.prompt_logprobs = true;
-  StreamMailbox mailbox(facts);
+  StreamMailbox<v1::GenerateEvent> mailbox(facts);
   mailbox.Add(Started({2}));
   const auto events = Drain(mailbox);
   ASSERT_EQ(events.size(), 2u);

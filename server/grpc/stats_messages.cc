@@ -1,0 +1,109 @@
+#include "server/grpc/stats_messages.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "server/grpc/request_errors.h"
+#include "server/grpc/request_id.h"
+
+namespace tandem::server {
+namespace {
+
+constexpr int64_t kDefaultIntervalMs = 1000;
+constexpr int64_t kMinIntervalMs = 100;
+constexpr int64_t kMaxIntervalMs = 60'000;
+constexpr int kMaxAbortIds = 1024;
+
+uint32_t Count(int64_t value) { return static_cast<uint32_t>(value); }
+
+void AddGroup(engine::KvGroup group, int layers, const scheduler::SchedulerStats& stats,
+              const ServedModel& model, v1::EngineStats& out) {
+  const int64_t total = stats.blocks_total[group];
+  const int64_t used = stats.blocks_used[group];
+  if (total == 0) return;  // the model has no such layers
+  v1::KvGroupStats& message = *out.add_kv_groups();
+  message.set_name(group == engine::kFull ? "full" : "sliding");
+  message.set_layers(Count(layers));
+  message.set_block_size(Count(model.kv_block_tokens));
+  message.set_total(static_cast<uint64_t>(total));
+  message.set_used(static_cast<uint64_t>(used));
+  message.set_format(model.kv_format);
+  out.set_kv_blocks_total(out.kv_blocks_total() + message.total());
+  out.set_kv_blocks_used(out.kv_blocks_used() + message.used());
+  out.set_kv_usage(
+      std::max(out.kv_usage(), static_cast<double>(used) / static_cast<double>(total)));
+}
+
+}  // namespace
+
+v1::EngineStats ToEngineStats(const scheduler::SchedulerStats& stats, const ServedModel& model,
+                              const TokenRates& rates, bool draining, int64_t now_us) {
+  v1::EngineStats out;
+  out.mutable_time()->set_seconds(now_us / 1'000'000);
+  out.mutable_time()->set_nanos(static_cast<int32_t>(now_us % 1'000'000 * 1000));
+  out.set_running(Count(stats.running));
+  out.set_waiting(Count(stats.waiting));
+  out.set_paused(Count(stats.paused));
+  out.set_preempted_now(Count(stats.preempted_now));
+  AddGroup(engine::kSliding, model.layers - model.full_attention_layers, stats, model, out);
+  AddGroup(engine::kFull, model.full_attention_layers, stats, model, out);
+  out.set_prompt_tokens_per_s(rates.prompt_per_s);
+  out.set_generation_tokens_per_s(rates.generated_per_s);
+  out.set_queued_prompt_tokens(static_cast<uint64_t>(stats.queued_prompt_tokens));
+  out.set_step_time_ms(static_cast<double>(stats.last_step_us) * 1e-3);
+  out.set_steps(static_cast<uint64_t>(stats.steps_total));
+  out.set_preemptions_total(static_cast<uint64_t>(stats.preemptions_total));
+  out.set_draining(draining);
+  return out;
+}
+
+absl::StatusOr<v1::EngineStats> EngineStatsNow(ServiceCore& core) {
+  const absl::StatusOr<const LoadedModel*> model = core.Model();
+  if (!model.ok()) return model.status();
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return ToEngineStats((*model)->backend.scheduler->stats(), (*model)->model, core.rates(),
+                       core.health().phase() == Phase::kDraining,
+                       std::chrono::duration_cast<std::chrono::microseconds>(now).count());
+}
+
+absl::StatusOr<int64_t> WatchIntervalMs(const v1::WatchStatsRequest& request) {
+  const int64_t interval_ms = request.interval_ms();
+  if (interval_ms == 0) return kDefaultIntervalMs;
+  if (interval_ms >= kMinIntervalMs && interval_ms <= kMaxIntervalMs) return interval_ms;
+  return BadParameter("interval_ms",
+                      absl::StrCat("is ", interval_ms, "; it must be ", kMinIntervalMs, " to ",
+                                   kMaxIntervalMs, ", or 0 for ", kDefaultIntervalMs));
+}
+
+absl::StatusOr<v1::AbortResponse> AbortCalls(const v1::AbortRequest& request, ServiceCore& core) {
+  if (!request.tenant().empty()) return AdministratorsOnly("tenant");
+  const int count = request.request_ids_size();
+  if (count == 0 || count > kMaxAbortIds) {
+    return BadParameter("request_ids", absl::StrCat("has ", count, " entries; name 1 to ",
+                                                    kMaxAbortIds, " requests"));
+  }
+  for (int i = 0; i < count; ++i) {
+    const absl::Status good =
+        CheckRequestId(absl::StrCat("request_ids[", i, "]"), request.request_ids(i));
+    if (!good.ok()) return good;
+  }
+  v1::AbortResponse response;
+  for (const std::string& id : request.request_ids()) {
+    const std::optional<ActiveCalls::View> call = core.calls().Abort(id);
+    if (!call.has_value()) {
+      response.add_unknown_ids(id);
+      continue;
+    }
+    response.set_aborted(response.aborted() + 1);
+    if (call->handle.has_value()) {
+      // A call with a handle runs on the model, so there is one.
+      (*core.Model())->backend.generator->Cancel(*call->handle, scheduler::CancelCause::kAborted);
+    }
+  }
+  return response;
+}
+
+}  // namespace tandem::server
