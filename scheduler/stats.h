@@ -39,6 +39,12 @@ struct SchedulerStats {
   bool engine_down = false;
 };
 
+// What waits for its turn: requests that are tokenized or queued, and sequences that were
+// preempted.
+inline int64_t WaitingRequests(const SchedulerStats& stats) {
+  return stats.queued_requests + stats.preempted_now;
+}
+
 // One step that ran, for histograms.
 struct StepTiming {
   int rows = 0;         // = prompt_rows + decode_rows

@@ -8,7 +8,8 @@ namespace tandem::server {
 
 std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before,
                                          const scheduler::SchedulerStats& now, double seconds) {
-  if (now.running == 0 && now.waiting == 0 && now.steps_total == before.steps_total) {
+  const int64_t waiting = scheduler::WaitingRequests(now);
+  if (now.running == 0 && waiting == 0 && now.steps_total == before.steps_total) {
     return std::nullopt;
   }
   const auto rate = [&](int64_t from, int64_t to) {
@@ -23,11 +24,10 @@ std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before
   }
   return StatusLine{
       .text = absl::StrFormat("in %.1f tok/s  out %.1f tok/s  running %d  waiting %d  KV %.0f %%",
-                              in, out, now.running, now.waiting, kv_percent),
-      .event =
-          absl::StrFormat("prompt_tok_per_s=%.1f generation_tok_per_s=%.1f running=%d "
-                          "waiting=%d kv_percent=%.1f preemptions=%d",
-                          in, out, now.running, now.waiting, kv_percent, now.preemptions_total)};
+                              in, out, now.running, waiting, kv_percent),
+      .event = absl::StrFormat("prompt_tok_per_s=%.1f generation_tok_per_s=%.1f running=%d "
+                               "waiting=%d kv_percent=%.1f preemptions=%d",
+                               in, out, now.running, waiting, kv_percent, now.preemptions_total)};
 }
 
 }  // namespace tandem::server

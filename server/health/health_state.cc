@@ -44,32 +44,28 @@ double HealthState::progress() const {
 void HealthState::WatchEngine(EngineProbe probe) {
   const std::lock_guard lock(mutex_);
   probe_ = std::move(probe);
-  if (probe_.now_us) last_idle_us_ = probe_.now_us();
 }
 
-HealthState::Engine HealthState::LookAtEngine() {
+HealthState::Engine HealthState::LookAtEngine() const {
   if (!probe_.stats) return {};
   const scheduler::SchedulerStats stats = probe_.stats();
-  const int64_t now_us = probe_.now_us();
-  const bool busy = stats.running > 0 || stats.waiting > 0;
-  if (!busy) last_idle_us_ = now_us;
-  const int64_t last_sign_us = std::max(stats.last_turn_us, last_idle_us_);
-  return {.age_us = std::max<int64_t>(0, now_us - last_sign_us), .down = stats.engine_down};
+  return {.age_us = std::max<int64_t>(0, probe_.now_us() - stats.last_turn_us),
+          .down = stats.engine_down};
 }
 
-bool HealthState::Ready() {
+bool HealthState::Ready() const {
   const std::lock_guard lock(mutex_);
   const Engine engine = LookAtEngine();
   return phase_ == Phase::kReady && !engine.down && engine.age_us < config_.ready_stall_us;
 }
 
-bool HealthState::Live() {
+bool HealthState::Live() const {
   const std::lock_guard lock(mutex_);
   const Engine engine = LookAtEngine();
   return phase_ != Phase::kFailed && !engine.down && engine.age_us < config_.live_stall_us;
 }
 
-int64_t HealthState::HeartbeatAgeUs() {
+int64_t HealthState::HeartbeatAgeUs() const {
   const std::lock_guard lock(mutex_);
   return LookAtEngine().age_us;
 }

@@ -27,7 +27,7 @@ struct EngineProbe {
 };
 
 struct HealthConfig {
-  int64_t ready_stall_us = 10'000'000;  // a busy engine silent for longer gets no more calls
+  int64_t ready_stall_us = 10'000'000;  // an engine silent for longer gets no more calls
   int64_t live_stall_us = 120'000'000;  // ... and for longer than this, a restart
 };
 
@@ -48,27 +48,25 @@ class HealthState {
   void WatchEngine(EngineProbe probe);
 
   // Model loaded, not draining, engine healthy.
-  bool Ready();
-  // Not failed, and the engine healthy, idle or not there yet.
-  bool Live();
-  // Time since a busy engine last went round; 0 while it is idle or not there.
-  int64_t HeartbeatAgeUs();
+  bool Ready() const;
+  // Not failed, and the engine healthy or not there yet.
+  bool Live() const;
+  // Time since the engine last went round, which it does once a second when idle; 0 while there is
+  // none.
+  int64_t HeartbeatAgeUs() const;
 
  private:
   struct Engine {
     int64_t age_us = 0;
     bool down = false;
   };
-  Engine LookAtEngine();  // holds mutex_
+  Engine LookAtEngine() const;  // needs mutex_
 
   const HealthConfig config_;
   mutable std::mutex mutex_;
   Phase phase_ = Phase::kLoading;
   double progress_ = 0.0;
   EngineProbe probe_;
-  // The engine's last turn can be long ago only because it slept: idleness seen here counts as
-  // well.
-  int64_t last_idle_us_ = 0;
 };
 
 }  // namespace tandem::server

@@ -142,7 +142,8 @@ struct Metrics::Impl {
   const Labels vllm_labels;
 
   // From the scheduler's snapshot, while rendering.
-  Gauge& waiting = OneGauge("vllm:num_requests_waiting", "Sequences waiting to run or to resume.");
+  Gauge& waiting = OneGauge("vllm:num_requests_waiting",
+                            "Requests that are tokenized or queued, and preempted sequences.");
   Gauge& running = OneGauge("vllm:num_requests_running", "Sequences that hold KV blocks.");
   Gauge& kv_usage =
       OneGauge("vllm:kv_cache_usage_perc", "Used share of the fuller KV block pool, 0 to 1.");
@@ -155,10 +156,13 @@ struct Metrics::Impl {
   Family<Counter>& finished =
       Counters("vllm:request_success_total", "Choices that ended, by why: stop, length or abort.");
   Family<Gauge>& kv_blocks = Gauges("tandem_kv_blocks", "KV blocks by group and state.");
+  Gauge& paused =
+      OneGauge("tandem_stream_paused", "Requests paused because their client reads too slowly.");
   Gauge& queue_tokens =
       OneGauge("tandem_queue_tokens", "Prompt tokens of requests that have not started.");
-  Gauge& heartbeat_age = OneGauge("tandem_engine_heartbeat_age_seconds",
-                                  "Time since a busy engine last finished a turn; 0 when idle.");
+  Gauge& heartbeat_age =
+      OneGauge("tandem_engine_heartbeat_age_seconds",
+               "Time since the engine last went round: once a second when idle.");
   Gauge& draining = OneGauge("tandem_draining", "1 when new calls are refused.");
 
   // Per step.
@@ -321,7 +325,8 @@ void Metrics::OnGrpcCall(std::string_view method, int code) {
 }
 
 void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
-  waiting.Set(static_cast<double>(now.waiting));
+  waiting.Set(static_cast<double>(scheduler::WaitingRequests(now)));
+  paused.Set(static_cast<double>(now.paused));
   running.Set(static_cast<double>(now.running));
   queue_tokens.Set(static_cast<double>(now.queued_prompt_tokens));
   kv_usage.Set(UsageRatio(now));
@@ -346,7 +351,7 @@ void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
   last = now;
 }
 
-std::string Metrics::Render(HealthState& health) {
+std::string Metrics::Render(const HealthState& health) {
   const std::lock_guard lock(impl_->mutex);
   if (impl_->probe.stats) impl_->TakeSnapshot(impl_->probe.stats());
   impl_->heartbeat_age.Set(Seconds(health.HeartbeatAgeUs()));

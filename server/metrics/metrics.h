@@ -73,7 +73,7 @@ class Metrics {
   void OnGrpcCall(std::string_view method, int code);
 
   // Prometheus text format 0.0.4.
-  std::string Render(HealthState& health);
+  std::string Render(const HealthState& health);
 
  private:
   struct Impl;

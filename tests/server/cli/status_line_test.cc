@@ -23,7 +23,7 @@ TEST(StatusLineTest, RatesAreOfTheTimeBetweenTheSnapshots) {
   now.prompt_tokens_total += 5120;
   now.generated_tokens_total += 241;
   now.running = 4;
-  now.waiting = 2;
+  now.queued_requests = 2;
   now.blocks_total = {100, 200};
   now.blocks_used = {18, 20};
   const auto line = MakeStatusLine(before, now, 10.0);

@@ -23,7 +23,9 @@ TEST_F(MetricsTest, RoutersFindTheirGaugesUnderVllmNamesWithOneSeriesEach) {
   // Given a snapshot with a fuller sliding pool.
   scheduler::SchedulerStats stats;
   stats.running = 3;
-  stats.waiting = 2;
+  stats.queued_requests = 1;
+  stats.preempted_now = 1;
+  stats.paused = 3;
   stats.blocks_total = {10, 100};
   stats.blocks_used = {5, 20};
   metrics_.WatchEngine({.stats = [&] { return stats; }, .now_us = [] { return int64_t{0}; }});
@@ -34,6 +36,7 @@ TEST_F(MetricsTest, RoutersFindTheirGaugesUnderVllmNamesWithOneSeriesEach) {
   EXPECT_THAT(text, HasSubstr("vllm:num_requests_waiting{engine=\"0\",model_name=\"demo\"} 2"));
   EXPECT_THAT(text, HasSubstr("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"demo\"} 0.5"));
   EXPECT_THAT(text, HasSubstr("vllm:gpu_cache_usage_perc{engine=\"0\",model_name=\"demo\"} 0.5"));
+  EXPECT_THAT(text, HasSubstr("tandem_stream_paused{model_name=\"demo\"} 3"));
   EXPECT_THAT(text, HasSubstr("tandem_kv_blocks{model_name=\"demo\",group=\"full\",state=\"free\"} "
                               "80"));
 }
