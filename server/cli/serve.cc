@@ -140,6 +140,23 @@ absl::Status WarmUp(LoadedEngine& loaded) {
   return absl::OkStatus();
 }
 
+scheduler::SchedulerConfig MakeSchedulerConfig(const Settings& settings,
+                                               const scheduler::ModelLimits& limits) {
+  int64_t kv_tokens = 0;  // of the full group, or of the only one
+  for (const int32_t blocks : limits.num_blocks) {
+    if (blocks > 0) kv_tokens = int64_t{blocks} * limits.block_tokens;
+  }
+  return {.max_slots = settings.max_slots,
+          .max_step_rows = settings.max_step_rows,
+          .max_queued_requests = settings.max_queued_requests,
+          .max_queued_tokens =
+              settings.max_queued_tokens > 0 ? settings.max_queued_tokens : 4 * kv_tokens,
+          .max_queued_bytes = int64_t{settings.max_queued_mib} << 20,
+          .max_queued_per_tenant = settings.max_queued_per_tenant,
+          .reject_hopeless = settings.reject_hopeless == "on",
+          .step_target_us = int64_t{settings.step_target_ms} * 1000};
+}
+
 struct Listeners {
   std::unique_ptr<GrpcServer> grpc;
   std::unique_ptr<HttpServer> http;  // null: off
@@ -272,11 +289,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   metrics.SetStartupSeconds("warmup", MonotonicSeconds() - warm_up_s);
 
   const scheduler::ModelLimits limits = LimitsOf(engine);
-  const scheduler::SchedulerConfig config = {
-      .max_slots = settings.max_slots,
-      .max_step_rows = settings.max_step_rows,
-      .max_queued_requests = settings.max_queued_requests,
-      .step_target_us = int64_t{settings.step_target_ms} * 1000};
+  const scheduler::SchedulerConfig config = MakeSchedulerConfig(settings, limits);
   if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
   scheduler::Scheduler scheduler(
       config, limits,
@@ -284,7 +297,8 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
         return engine.runner->Run(batch, result);
       },
       scheduler::MonotonicNowUs,
-      {.on_step = [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); }});
+      {.on_step = [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); },
+       .on_freed = [&](scheduler::CancelCause, int64_t us) { metrics.OnFreed(us); }});
   std::thread scheduler_thread([&] { scheduler.Run(); });
 
   std::optional<Generator> generator;
@@ -301,9 +315,9 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   metrics.SetModel(FactsOf(served, engine));
   metrics.WatchEngine(probe);
   health.WatchEngine(probe);
+  health.SetPhase(Phase::kReady);
   listeners->grpc->Serve(
       served, {.generator = &*generator, .tokenizer = &*tokenizer, .scheduler = &scheduler});
-  health.SetPhase(Phase::kReady);
   stopper.Arm([&] { listeners->grpc->HurryShutdown(); });
   SayReady(console, *listeners, MonotonicSeconds() - begin_s);
 

@@ -172,6 +172,7 @@ const std::vector<int>& GrpcServer::ports() const { return impl_->ports; }
 void GrpcServer::Serve(const ServedModel& model, const ServingBackend& backend) {
   std::string fingerprint = Fingerprint(model, impl_->core.config().version);
   impl_->core.SetModel({.model = model, .backend = backend, .fingerprint = std::move(fingerprint)});
+  impl_->PublishHealth();
 }
 
 void GrpcServer::Shutdown(int64_t drain_ms, int64_t grace_ms) {
