@@ -22,7 +22,7 @@
 namespace tandem::scheduler {
 
 struct ReservationRequest {
-  std::string tenant;
+  std::string tenant = {};
   int64_t prompt_tokens = 0;  // an estimate, times the choices; Submit corrects it
   int64_t bytes = 0;          // of the message
   int64_t deadline_us = std::numeric_limits<int64_t>::max();  // on the scheduler's clock

@@ -16,7 +16,7 @@ struct SchedulerConfig {
   int64_t max_queued_tokens = 0;  // of their prompts, times their choices; 0: no limit
   int64_t max_queued_bytes = 0;   // of their messages; 0: no limit
   int max_queued_per_tenant = 0;  // requests; 0: no limit
-  bool reject_hopeless = false;   // refuse what cannot start before its deadline (admission.h)
+  bool reject_hopeless = false;   // refuse what cannot start before its deadline (scheduler.h)
   int64_t step_target_us = 250'000;  // while anyone decodes, prompt chunks shrink to stay near it
   int min_chunk_rows = 8;            // ... but never below: a chunk's fixed cost must not dominate
   int64_t priority_point_us = 10'000'000;  // waiting that one point outweighs; 0: no priorities

@@ -153,29 +153,26 @@ std::optional<RequestView> Roster::Describe(RequestId id, const ServiceRate& rat
   view.prompt_tokens = state.prompt_tokens();
   view.completion_tokens = state.stats.completion_tokens;
   view.age_us = now_us - state.request.arrival_us;
-  const bool seated =
-      std::any_of(state.choices.begin(), state.choices.end(),
-                  [](const Sequence& sequence) { return sequence.phase == SeatPhase::kSeated; });
   if (state.paused) {
     view.state = RequestView::State::kPaused;
     return view;
   }
   const bool has_token = view.completion_tokens > 0;
-  if (seated) {
+  const auto ours = [&](const Sequence* sequence) { return sequence->request == &state; };
+  const auto seat = std::find_if(seated_.begin(), seated_.end(), ours);
+  int64_t tokens = 0;  // prompt tokens that run until its first token
+  if (seat != seated_.end()) {
     view.state = has_token ? RequestView::State::kDecode : RequestView::State::kPrefill;
+    tokens = PromptLeft(**seat);
   } else {
     view.state = state.started ? RequestView::State::kPreempted : RequestView::State::kQueued;
-  }
-  int64_t tokens = 0;  // prompt tokens that run before its first token
-  for (const Sequence* sequence : seated_) {
-    const bool ours = sequence->request == &state;
-    if (!sequence->request->paused && (!seated || ours)) tokens += PromptLeft(*sequence);
-  }
-  if (!seated) {
+    for (const Sequence* sequence : seated_) {
+      if (!sequence->request->paused) tokens += PromptLeft(*sequence);
+    }
     std::set<const RequestState*> ahead;
     for (const Sequence* sequence : line_.First(waiting_sequences_)) {
       tokens += PromptLeft(*sequence);
-      if (sequence->request == &state) break;
+      if (ours(sequence)) break;
       ahead.insert(sequence->request);
     }
     view.queue_position = static_cast<int>(ahead.size());

@@ -63,9 +63,8 @@ class Roster {
   // Preempts, seats, gives blocks, tells requests whose first row is about to run, and ends those
   // that would have to wait but do not want to (Request::reject_if_queued).
   //   plan     made from lineup.input, of the roster as it is now
-  //   returns  who runs with how many rows: plan.decode, then plan.prefill, less those whose
-  //   request
-  //            failed because it was preempted too often
+  //   returns  who runs with how many rows: plan.decode, then plan.prefill, without requests that
+  //            failed because they were preempted too often
   std::vector<SeatRows> Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us);
   // Takes the result of a step: rows are in the cache now, tokens go out, choices end, blocks that
   // left the window are released.

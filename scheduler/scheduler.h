@@ -62,8 +62,9 @@ class Scheduler {
   //                              {needed_blocks, total_blocks}: prompt + 1 token do not fit the
   //                              empty pools
   //           kDeadlineExceeded  DEADLINE; with config.reject_hopeless, DEADLINE_UNATTAINABLE
-  //                              {predicted_ms, left_ms}: even if what is surely served before it
-  //                              runs as fast as measured, its first token comes too late
+  //                              {predicted_ms, left_ms}: others are here, and even if what is
+  //                              surely served before it runs as fast as measured, its first token
+  //                              comes too late
   //           kUnavailable       DRAINING after Stop; ENGINE_DOWN
   //           those of Reserve   when Submit reserves
   absl::StatusOr<RequestId> Submit(Request request, EventSink sink, Reservation reservation);

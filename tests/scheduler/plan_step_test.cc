@@ -302,6 +302,15 @@ TEST(TenantPlanTest, ATenantKeepsItsOnlySeat) {
   EXPECT_THAT(PlanStep(builder.input).make_room, IsEmpty());
 }
 
+TEST(TenantPlanTest, TheBestOfATenantIsNotSwappedForThoseThatJoinItNow) {
+  // Given that tenant 0 fills its seats up in this very step, before tenant 1 finds none.
+  PlanInputBuilder builder;
+  builder.Slots(3).Decoding(5).Of(0).Waiting(10).Of(0).Waiting(10).Of(0).Waiting(10).Of(1);
+  const StepPlan plan = PlanStep(builder.input);
+  EXPECT_THAT(plan.make_room, IsEmpty());
+  EXPECT_THAT(plan.decode, SizeIs(1));
+}
+
 TEST(TenantPlanTest, ANewcomerGetsBlocksToo) {
   // Given seats enough but one free block, and tenant 0 holding six and four.
   PlanInputBuilder builder;

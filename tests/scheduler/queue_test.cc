@@ -181,6 +181,29 @@ TEST(DeadlineTest, NobodyIsCalledHopelessForWorkThatMayComeLater) {
   rig.recorders.pop_back();
 }
 
+TEST(DeadlineTest, AnIdleMachineTriesWhateverItThinksOfIt) {
+  // Given a machine that was measured while it was very slow, and has nothing to do.
+  Rig rig;
+  rig.config.reject_hopeless = true;
+  rig.Start();
+  rig.device->prompt_row_us = 1'000'000;
+  rig.Submit(100, 1);
+  rig.Turns();
+  rig.device->prompt_row_us = 100;
+  // When a request comes that it believes hopeless, it is served, and more of them are believed in.
+  Request request = rig.NewRequest(100, 1);
+  request.deadline_us = rig.device->now_us + 20'000;
+  EXPECT_NE(rig.Submit(request), 0u);
+  const double slow = rig.scheduler->stats().prompt_tokens_per_s;
+  EXPECT_EQ(rig.Submit(request), 0u);
+  EXPECT_EQ(GetReason(rig.last_submit).reason, "DEADLINE_UNATTAINABLE");
+  rig.recorders.pop_back();
+  rig.Turns();
+  EXPECT_TRUE(rig.Of(1).status.ok());
+  EXPECT_GT(rig.scheduler->stats().prompt_tokens_per_s, slow);
+  rig.ExpectAllRight();
+}
+
 TEST(DeadlineTest, BeforeSpeedIsKnownNobodyIsHopeless) {
   // Given steps that had rows to spare only.
   Rig rig;
