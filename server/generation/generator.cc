@@ -23,16 +23,21 @@ using scheduler::TokenEvent;
 
 namespace {
 
-// One request between Start and kFinished. Everything but `cancellation` belongs to one job at a
+// One request between Start and kFinished. Everything but `control` belongs to one job at a
 // time: first the one that reads the prompt, which then leaves it to the strand's.
 struct Session {
   Session(Generator::Handle handle, GenerationSpec spec, OutputSink sink, TextPool& pool)
-      : handle(handle), strand(pool), spec(std::move(spec)), sink(std::move(sink)) {}
+      : handle(handle),
+        arrival_us(spec.request.arrival_us),
+        strand(pool),
+        spec(std::move(spec)),
+        sink(std::move(sink)) {}
 
   const Generator::Handle handle;
+  const int64_t arrival_us;
   Strand strand;
 
-  GenerationSpec spec;  // without `request` once that is submitted
+  GenerationSpec spec;  // without `request` and `reservation` once that is submitted
   OutputSink sink;      // empty after kFinished
   StreamRules rules;
   std::vector<ChoiceStream> choices;
@@ -40,12 +45,14 @@ struct Session {
   scheduler::RequestId request_id = 0;
   std::optional<TextPool::Clock::time_point> timer;  // when held deltas are looked at next
 
-  // Cancel may come before the scheduler knows the request, or while it is being told.
+  // What others want of it may come before the scheduler knows the request, or while it is being
+  // told.
   struct {
     std::mutex mutex;
     std::optional<CancelCause> cause;
+    bool paused = false;
     std::optional<scheduler::RequestId> submitted_as;
-  } cancellation;
+  } control;
 };
 
 using SessionPtr = std::shared_ptr<Session>;
@@ -127,7 +134,10 @@ struct Generator::Impl {
   void SendDueDeltas(const SessionPtr& session);
   void OnFinished(Session& session, TokenEvent event);
   void Finish(Session& session, absl::Status status, const scheduler::RequestStats& stats);
-  void Cancel(Session& session, CancelCause cause);  // from any thread
+  // From any thread.
+  void Cancel(Session& session, CancelCause cause);
+  void SetPaused(Handle handle, bool paused);
+  SessionPtr Find(Handle handle);  // nullptr when it is unknown or finished
 
   const GeneratorConfig config;
   const ModelText model;
@@ -143,9 +153,9 @@ struct Generator::Impl {
 
 // What a request that was cancelled before the scheduler knew it ends with; OK if it was not.
 absl::Status Generator::Impl::CheckOpen(Session& session) {
-  std::lock_guard lock(session.cancellation.mutex);
-  if (!session.cancellation.cause.has_value()) return absl::OkStatus();
-  return scheduler::CancelStatus(*session.cancellation.cause, /*completion_tokens=*/0);
+  std::lock_guard lock(session.control.mutex);
+  if (!session.control.cause.has_value()) return absl::OkStatus();
+  return scheduler::CancelStatus(*session.control.cause, /*completion_tokens=*/0);
 }
 
 // A long job.
@@ -184,16 +194,18 @@ absl::Status Generator::Impl::Submit(const SessionPtr& session, const StopMatche
       OnTokenEvent(session, std::move(event));
     });
   };
-  const absl::StatusOr<scheduler::RequestId> id = scheduler.Submit(std::move(request), sink);
+  const absl::StatusOr<scheduler::RequestId> id =
+      scheduler.Submit(std::move(request), sink, std::move(session->spec.reservation));
   if (!id.ok()) return id.status();
   session->request_id = *id;
   for (int i = 0; i < num_choices; ++i) session->choices.emplace_back(session->rules, matcher, i);
 
   std::optional<CancelCause> cause;
   {
-    std::lock_guard lock(session->cancellation.mutex);
-    session->cancellation.submitted_as = *id;
-    cause = session->cancellation.cause;
+    std::lock_guard lock(session->control.mutex);
+    session->control.submitted_as = *id;
+    cause = session->control.cause;
+    if (session->control.paused) scheduler.Pause(*id);
   }
   if (cause.has_value()) scheduler.Cancel(*id, *cause);
   return absl::OkStatus();
@@ -292,7 +304,9 @@ void Generator::Impl::Finish(Session& session, absl::Status status,
   event.kind = OutputEvent::Kind::kFinished;
   event.status = std::move(status);
   event.stats = stats;
-  const OutputSink sink = std::exchange(session.sink, nullptr);  // others may hold the session
+  // Others may hold the session.
+  session.spec.reservation.Release();
+  const OutputSink sink = std::exchange(session.sink, nullptr);
   sink(std::move(event));
 
   std::lock_guard lock(mutex);
@@ -303,12 +317,33 @@ void Generator::Impl::Finish(Session& session, absl::Status status,
 void Generator::Impl::Cancel(Session& session, CancelCause cause) {
   std::optional<scheduler::RequestId> id;
   {
-    std::lock_guard lock(session.cancellation.mutex);
-    if (session.cancellation.cause.has_value()) return;
-    session.cancellation.cause = cause;
-    id = session.cancellation.submitted_as;
+    std::lock_guard lock(session.control.mutex);
+    if (session.control.cause.has_value()) return;
+    session.control.cause = cause;
+    id = session.control.submitted_as;
   }
   if (id.has_value()) scheduler.Cancel(*id, cause);
+}
+
+// The scheduler is told under the lock, so that it hears the last of a pause and a resume last.
+void Generator::Impl::SetPaused(Handle handle, bool paused) {
+  const SessionPtr session = Find(handle);
+  if (session == nullptr) return;
+  std::lock_guard lock(session->control.mutex);
+  if (session->control.paused == paused) return;
+  session->control.paused = paused;
+  if (!session->control.submitted_as.has_value()) return;
+  if (paused) {
+    scheduler.Pause(*session->control.submitted_as);
+  } else {
+    scheduler.Resume(*session->control.submitted_as);
+  }
+}
+
+SessionPtr Generator::Impl::Find(Handle handle) {
+  std::lock_guard lock(mutex);
+  const auto it = sessions.find(handle);
+  return it == sessions.end() ? nullptr : it->second;
 }
 
 Generator::Generator(const GeneratorConfig& config, const ModelText& model,
@@ -339,14 +374,34 @@ Generator::Handle Generator::Start(GenerationSpec spec, OutputSink sink) {
 }
 
 void Generator::Cancel(Handle handle, CancelCause cause) {
-  SessionPtr session;
+  const SessionPtr session = impl_->Find(handle);
+  if (session != nullptr) impl_->Cancel(*session, cause);
+}
+
+void Generator::Pause(Handle handle) { impl_->SetPaused(handle, true); }
+
+void Generator::Resume(Handle handle) { impl_->SetPaused(handle, false); }
+
+void Generator::Describe(Handle handle,
+                         std::function<void(std::optional<RequestStatusView>)> answer) {
+  const SessionPtr session = impl_->Find(handle);
+  if (session == nullptr) return answer(std::nullopt);
+  std::optional<scheduler::RequestId> id;
   {
-    std::lock_guard lock(impl_->mutex);
-    const auto it = impl_->sessions.find(handle);
-    if (it == impl_->sessions.end()) return;
-    session = it->second;
+    std::lock_guard lock(session->control.mutex);
+    id = session->control.submitted_as;
   }
-  impl_->Cancel(*session, cause);
+  if (!id.has_value()) {
+    RequestStatusView view;
+    view.tokenizing = true;
+    view.request.age_us = impl_->scheduler.now_us() - session->arrival_us;
+    return answer(view);
+  }
+  impl_->scheduler.Describe(
+      *id, [answer = std::move(answer)](const std::optional<scheduler::RequestView>& request) {
+        if (!request.has_value()) return answer(std::nullopt);
+        answer(RequestStatusView{.request = *request});
+      });
 }
 
 void Generator::RunOnTextPool(std::function<void()> work) { impl_->pool.RunLong(std::move(work)); }

@@ -3,7 +3,7 @@
 // In        a GenerationSpec from gRPC, or from `tandem run`.
 // Out       OutputEvents, in order, on a thread of the text pool.
 // Not here  gRPC and proto types (server/grpc); who runs next (scheduler/).
-// Threads   Start and Cancel from any thread. Tokenizing, detokenizing, the search for stop strings
+// Threads   Everything from any thread. Tokenizing, detokenizing, the search for stop strings
 //           and the packing of deltas run on the text pool, never on the caller's thread and never
 //           on the scheduler's. The events of one request are delivered one at a time.
 #pragma once
@@ -32,6 +32,7 @@ struct TextPrompt {
   std::vector<ByteSpan> client_spans = {};  // control tokens are not recognised there (RenderChat)
 };
 
+// Move-only: it holds the request's place in the queue.
 struct GenerationSpec {
   std::variant<TextPrompt, std::vector<int32_t>> prompt;
   std::optional<int> truncate_prompt_tokens;  // keep the last k tokens (and the BOS that was added)
@@ -45,6 +46,8 @@ struct GenerationSpec {
   // held until its first token has waited so long, to merge more.
   int stream_interval_tokens = 1;
   int stream_interval_ms = 0;
+  scheduler::Reservation reservation;  // from Scheduler::Reserve; without one, it is made when the
+                                       // prompt has been read
   // The prompt is a rendered chat: the answer is taken apart into what is said, what is thought and
   // tool calls, and unless stop.eos_ids is empty every token that ends a turn ends it.
   std::optional<ChatOutputRules> chat;
@@ -74,6 +77,12 @@ struct OutputEvent {
   int completion_tokens = 0;      // with kChoiceFinished
   absl::Status status;            // with kFinished
   scheduler::RequestStats stats;  // with kFinished; completion_tokens counts what was delivered
+};
+
+// Where a request is.
+struct RequestStatusView {
+  bool tokenizing = false;  // the scheduler does not know it yet: only request.age_us is told
+  scheduler::RequestView request;
 };
 
 using OutputSink = std::function<void(OutputEvent event)>;
@@ -109,6 +118,15 @@ class Generator {
 
   // Idempotent; unknown or finished handles are ignored. The request still ends with kFinished.
   void Cancel(Handle handle, scheduler::CancelCause cause);
+
+  // While the client reads too slowly, from any time on: Scheduler::Pause, Resume. Idempotent;
+  // unknown or finished handles are ignored. What has been computed is still delivered.
+  void Pause(Handle handle);
+  void Resume(Handle handle);
+
+  // Asks where a request is. `answer` is called once, on this thread or on the scheduler's, and
+  // must return at once; nullopt: no such request is open.
+  void Describe(Handle handle, std::function<void(std::optional<RequestStatusView>)> answer);
 
   // Runs `work`, which may take a while, on the text pool: Tokenize, Detokenize and CountTokens of
   // the service. One thread of the pool is kept for streams if it has two.

@@ -57,6 +57,7 @@ absl::Status ScriptedDevice::Run(const engine::StepBatch& batch, engine::StepRes
     const Script& script = scripts_.at(seed);
     const std::vector<int32_t>& ids = script[request.choice % script.size()];
     token.id = ids[std::min<size_t>(i, ids.size() - 1)];
+    token.finite = token.id != kNotFinite;
     token.logprob = -static_cast<float>(i);
     result.tokens.push_back(token);
   }
@@ -140,12 +141,12 @@ void Collector::WaitTokens(int count) {
 }
 
 GenerationRig::GenerationRig(const Tokenizer& tokenizer, RigConfig config) {
-  const scheduler::SchedulerConfig scheduler_config = {
-      .max_slots = config.max_slots,
-      .max_step_rows = 64,
-      .max_queued_requests = config.max_queued_requests,
-  };
-  const int blocks = config.max_slots * (config.max_context + 15) / 16;
+  scheduler::SchedulerConfig scheduler_config = config.scheduler;
+  scheduler_config.max_slots = config.max_slots;
+  scheduler_config.max_step_rows = 64;
+  scheduler_config.max_queued_requests = config.max_queued_requests;
+  const int blocks =
+      config.num_blocks > 0 ? config.num_blocks : config.max_slots * (config.max_context + 15) / 16;
   const scheduler::ModelLimits limits = {.vocab_size = tokenizer.vocab_size(),
                                          .max_context = config.max_context,
                                          .block_tokens = 16,

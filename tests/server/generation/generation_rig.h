@@ -33,11 +33,12 @@ class Signal {
 };
 
 // Draws token i of a choice from the script that the request's seed selects; after its end, the
-// last one again. The log-probability of token i is -i, that of a scored prompt token its own id
-// below 0.
+// last one again; kNotFinite stands for logits without a finite one. The log-probability of token i
+// is -i, that of a scored prompt token its own id below 0.
 class ScriptedDevice {
  public:
   using Script = std::vector<std::vector<int32_t>>;  // [choices][tokens]
+  static constexpr int32_t kNotFinite = -1;
 
   // From any thread, before the request that uses it.
   void SetScript(uint64_t seed, Script script);
@@ -105,7 +106,10 @@ struct RigConfig {
   int max_slots = 8;
   int max_queued_requests = 1000;
   int max_context = 256;
-  GeneratorConfig generator = {};  // max_context is filled in
+  int num_blocks = 0;                         // 0: what full slots need
+  scheduler::SchedulerConfig scheduler = {};  // max_slots, max_step_rows and max_queued_requests
+                                              // are filled in
+  GeneratorConfig generator = {};             // max_context is filled in
   std::vector<int32_t> invalid_prompt_ids = {};
 };
 

@@ -22,7 +22,9 @@ using scheduler::FinishReason;
 
 struct Case {
   ScriptedDevice::Script script;
-  GenerationSpec spec;
+  GenerationSpec spec;  // until it starts
+  bool text = true;
+  std::vector<std::string> stop;
   Collector collector;
   std::atomic<Generator::Handle> handle = 0;  // once Start has returned
   CancelCause cause = CancelCause::kClientGone;
@@ -54,6 +56,8 @@ std::unique_ptr<Case> RandomCase(const Tokenizer& tokenizer, GenerationRig& rig,
   c->collector.SetHook([c = c.get(), &rig, events = 0](const OutputEvent&) mutable {
     if (++events == c->cancel_at_event) rig.generator().Cancel(c->handle, c->cause);
   });
+  c->text = c->spec.text;
+  c->stop = c->spec.stop;
   if (rng() % 20 == 0) c->spec.prompt = std::vector<int32_t>{-1};
   if (rng() % 20 == 0) c->spec.prompt = TextPrompt{.text = std::string(600, 'h')};
   return c;
@@ -70,7 +74,7 @@ void CheckCase(const Tokenizer& tokenizer, Case& c) {
     for (size_t j = 0; j < ids.size(); ++j) {
       ASSERT_EQ(ids[j], script[std::min(j, script.size() - 1)]);
     }
-    if (!c.spec.text) {
+    if (!c.text) {
       EXPECT_EQ(choice.text, "");
       continue;
     }
@@ -81,7 +85,7 @@ void CheckCase(const Tokenizer& tokenizer, Case& c) {
       EXPECT_EQ(choice.text + all.substr(choice.text.size()), all);
       EXPECT_EQ(all.find(choice.end.stop_text), choice.text.size());
     } else if (status.ok()) {
-      for (const std::string& stop : c.spec.stop) EXPECT_EQ(all.find(stop), std::string::npos);
+      for (const std::string& stop : c.stop) EXPECT_EQ(all.find(stop), std::string::npos);
       // The last byte tokens of a script may have been cut inside a character.
       if (all.find("\uFFFD") == std::string::npos) {
         EXPECT_EQ(choice.text, all);
@@ -106,8 +110,12 @@ TEST(GeneratorStressTest, ManyRequestsCancelledAtRandomKeepTheirPromises) {
   for (int t = 0; t < kStarters; ++t) {
     threads.emplace_back([&, t] {
       for (int i = t; i < kRequests; i += kStarters) {
-        GenerationSpec spec = cases[i]->spec;
+        GenerationSpec spec = std::move(cases[i]->spec);
         spec.request.arrival_us = rig.scheduler().now_us();
+        if (i % 2 == 0) {
+          absl::StatusOr<scheduler::Reservation> place = rig.scheduler().Reserve({.bytes = 1});
+          if (place.ok()) spec.reservation = *std::move(place);
+        }
         cases[i]->handle = rig.generator().Start(std::move(spec), cases[i]->collector.Sink());
         if (cases[i]->cancel_at_event == 0)
           rig.generator().Cancel(cases[i]->handle, cases[i]->cause);
@@ -120,6 +128,10 @@ TEST(GeneratorStressTest, ManyRequestsCancelledAtRandomKeepTheirPromises) {
       while (!done) {
         const Case& any = *cases[mine() % kRequests];
         rig.generator().Cancel(any.handle, any.cause);
+        const Generator::Handle other = cases[mine() % kRequests]->handle;
+        rig.generator().Pause(other);
+        rig.generator().Describe(other, [](const std::optional<RequestStatusView>&) {});
+        rig.generator().Resume(other);
         std::this_thread::sleep_for(std::chrono::microseconds(mine() % 300));
       }
     });

@@ -200,7 +200,7 @@ TEST_F(GeneratorTest, ABadPromptEndsItsRequestWithTheReason) {
   spec.prompt = std::vector<int32_t>{4, 5, 6, 100'000};
   EXPECT_EQ(rig.generator().PromptIds(spec).status().code(), absl::StatusCode::kInvalidArgument);
   Collector got;
-  rig.Run(spec, got);
+  rig.Run(std::move(spec), got);
   EXPECT_EQ(got.finish.status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReasonOf(got), "BAD_TOKEN_ID");
   EXPECT_EQ(GetReason(got.finish.status).field, "token_ids[3]");

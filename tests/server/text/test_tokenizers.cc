@@ -95,6 +95,12 @@ Tokenizer GoldenTokenizer(const std::string& variant) {
   return Must(Tokenizer::Load(GoldenPath(variant, "target/tokenizer.json")));
 }
 
+const Tokenizer& DemoTokenizer() {
+  static const Tokenizer* const tokenizer = new Tokenizer(
+      Must(Tokenizer::Load(std::string(TANDEM_SOURCE_DIR) + "/models/demo/tokenizer.json")));
+  return *tokenizer;
+}
+
 std::string RandomText(std::mt19937& rng, int code_points) {
   constexpr char32_t kPlaneEnds[] = {0x80, 0x80, 0x250, 0x10000, 0x110000};
   std::string text;

@@ -25,6 +25,9 @@ inline const std::vector<std::string> kGoldenVariants = {"e2b-like", "e4b-like",
 std::string GoldenPath(const std::string& variant, const std::string& name);
 Tokenizer GoldenTokenizer(const std::string& variant);
 
+// That of models/demo: small, with all control tokens at their usual ids.
+const Tokenizer& DemoTokenizer();
+
 // `code_points` random characters from all planes, without surrogates, U+2581 and '<' (which starts
 // every added token).
 std::string RandomText(std::mt19937& rng, int code_points);
