@@ -1,5 +1,7 @@
 #include "bench/load_run.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -24,6 +26,13 @@ constexpr int64_t kMaxBackoffUs = 2'000'000;
 int64_t ClockUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch())
       .count();
+}
+
+// Of this process so far.
+double CpuSeconds() {
+  timespec time = {};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
 }
 
 }  // namespace
@@ -162,6 +171,7 @@ void LoadRun::CancelAll() {
 
 RunResult LoadRun::Run(const std::function<void(const LoadProgress&)>& progress) {
   begin_us_ = ClockUs();
+  const double cpu_begin_s = CpuSeconds();
   result_.concurrency = spec_.concurrency;
   result_.rate = spec_.concurrency > 0 ? 0.0 : spec_.arrivals.rate;
   if (spec_.concurrency == 0) next_arrival_us_ = arrivals_.Next();
@@ -193,6 +203,7 @@ RunResult LoadRun::Run(const std::function<void(const LoadProgress&)>& progress)
   }
   std::sort(result_.requests.begin(), result_.requests.end(),
             [](const RequestRecord& a, const RequestRecord& b) { return a.index < b.index; });
+  result_.cpu_s = CpuSeconds() - cpu_begin_s;
   return std::move(result_);
 }
 

@@ -39,6 +39,7 @@ struct RunResult {
   double rate = 0.0;         // open loop, requests per second
   bool interrupted = false;  // by the user; what had not finished is not in `requests`
   int unfinished = 0;        // requests that were cut short
+  double cpu_s = 0.0;        // CPU time that this process took meanwhile
   bool server_lost = false;  // given up: nothing answered any more
   std::vector<RequestRecord> requests;
 

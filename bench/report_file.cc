@@ -48,6 +48,7 @@ Json RunJson(const RunResult& run) {
           {"rate", run.rate},
           {"interrupted", run.interrupted},
           {"unfinished", run.unfinished},
+          {"cpu_s", run.cpu_s},
           {"server_lost", run.server_lost}};
 }
 
@@ -107,6 +108,7 @@ RunResult ParseRun(const Json& json) {
   json.at("rate").get_to(run.rate);
   json.at("interrupted").get_to(run.interrupted);
   json.at("unfinished").get_to(run.unfinished);
+  json.at("cpu_s").get_to(run.cpu_s);
   json.at("server_lost").get_to(run.server_lost);
   for (const Json& request : json.at("requests")) run.requests.push_back(ParseRequest(request));
   return run;

@@ -184,6 +184,7 @@ Figures Summarize(const RunResult& run, const GoodputLimits& limits) {
     figures.good_per_s = per_second(good);
     figures.good_share = static_cast<double>(good) / static_cast<double>(run.requests.size());
   }
+  figures.cpu_s = run.cpu_s;
   const Samples samples = SamplesOf(run);
   figures.ttft = LatencyOf(samples.ttft);
   figures.itl = LatencyOf(samples.itl);
@@ -209,6 +210,7 @@ std::vector<NamedFigure> FigureList(const Figures& figures) {
     list.push_back({"good_requests_per_s", *figures.good_per_s});
     list.push_back({"good_share", *figures.good_share});
   }
+  list.push_back({"client_cpu_s", figures.cpu_s});
   const auto add = [&](const std::string& name, const Latency& latency) {
     if (latency.count == 0) return;
     list.push_back({name + "_ms_mean", latency.mean});

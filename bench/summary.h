@@ -71,6 +71,7 @@ struct Figures {
   double total_tokens_per_s = 0.0;   // input and output
   std::optional<double> good_per_s;  // requests that kept all limits, if there are any
   std::optional<double> good_share;  // of all requests, 0..1
+  double cpu_s = 0.0;                // RunResult::cpu_s
   Latency ttft, itl, tpot, e2e, send_lag;
 };
 Figures Summarize(const RunResult& run, const GoodputLimits& limits);

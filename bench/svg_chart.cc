@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <set>
 
 #include "absl/strings/str_format.h"
 
@@ -136,30 +135,31 @@ std::string Panel(const Chart& chart, double left, double top, double width) {
   return svg;
 }
 
-// The names of all series once, beside their colours, in as many lines as they need.
-std::string Legend(const std::vector<Chart>& charts, double& top) {
+// The names of the series beside their colours, from `left` on in as many lines as they need.
+std::string Legend(const Chart& chart, double left, double right, double& top) {
   constexpr double kCharWidth = 7.4;
   std::string svg;
-  std::set<std::string> shown;
-  double x = kMargin;
-  for (const Chart& chart : charts) {
-    for (size_t i = 0; i < chart.series.size(); ++i) {
-      const std::string& name = chart.series[i].name;
-      if (!shown.insert(name).second) continue;
-      const double width = 40 + kCharWidth * static_cast<double>(name.size());
-      if (x > kMargin && x + width > kWidth - kMargin) {
-        x = kMargin;
-        top += kLineHeight;
-      }
-      svg += absl::StrFormat(
-          "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
-          "stroke-width=\"3\"/>\n",
-          x, top - 4, x + 20, top - 4, kColors[i % kColors.size()]);
-      svg += Text(x + 26, top, "start", 13, name);
-      x += width;
+  double x = left;
+  for (size_t i = 0; i < chart.series.size(); ++i) {
+    const std::string& name = chart.series[i].name;
+    const double width = 40 + kCharWidth * static_cast<double>(name.size());
+    if (x > left && x + width > right) {
+      x = left;
+      top += kLineHeight;
     }
+    svg += absl::StrFormat(
+        "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
+        "stroke-width=\"3\"/>\n",
+        x, top - 4, x + 20, top - 4, kColors[i % kColors.size()]);
+    svg += Text(x + 26, top, "start", 13, name);
+    x += width;
   }
   return svg;
+}
+
+bool SameNames(const Chart& a, const Chart& b) {
+  return std::equal(a.series.begin(), a.series.end(), b.series.begin(), b.series.end(),
+                    [](const Series& x, const Series& y) { return x.name == y.name; });
 }
 
 }  // namespace
@@ -175,7 +175,7 @@ std::string RenderSvg(const std::string& title, const std::vector<std::string>& 
     body += Text(kMargin, top, "start", 12, shown, " fill=\"#555555\"");
   }
   top += kLineHeight + 8;
-  body += Legend(charts, top);
+  if (!charts.empty()) body += Legend(charts[0], kMargin, kWidth - kMargin, top);
   top += 12;
 
   bool second = false;  // of a row of two
@@ -186,7 +186,12 @@ std::string RenderSvg(const std::string& title, const std::vector<std::string>& 
       second = false;
     }
     const double left = second ? kMargin + half + kGap : kMargin;
-    body += Panel(chart, left, top, chart.wide ? kWidth - 2 * kMargin : half);
+    const double width = chart.wide ? kWidth - 2 * kMargin : half;
+    body += Panel(chart, left, top, width);
+    if (chart.series.size() > 1 && !SameNames(chart, charts[0])) {
+      double legend_top = top + kPlotTop + kLineHeight;
+      body += Legend(chart, left + kPlotLeft + 10, left + width, legend_top);
+    }
     second = !chart.wide && !second;
     if (!second) top += kPanelHeight + kGap;
   }

@@ -27,7 +27,8 @@ struct Chart {
 };
 
 // 900 units wide on a light ground. Axes begin at 0 and end at a round number; a chart without
-// points says so.
+// points says so. The names of the first chart's series stand over all charts, for those that have
+// the same; a chart with others shows its own.
 //   subtitle  lines under the title
 std::string RenderSvg(const std::string& title, const std::vector<std::string>& subtitle,
                       const std::vector<Chart>& charts);

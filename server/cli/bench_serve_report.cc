@@ -184,16 +184,20 @@ TextTable TransportTable(const std::vector<TransportCost>& costs) {
                                  {"in-process tok/s", true},
                                  {"gRPC tok/s", true},
                                  {"gRPC / in-process", true},
+                                 {"of best runs", true},
+                                 {"CPU us/token in-process", true},
+                                 {"gRPC", true},
                                  {"TTFT in-process", true},
                                  {"gRPC", true},
                                  {"ITL in-process", true},
                                  {"gRPC", true}}};
   for (const TransportCost& cost : costs) {
-    table.rows.push_back({std::to_string(cost.stream_interval_tokens),
-                          Short(cost.in_process_tok_per_s), Short(cost.grpc_tok_per_s),
-                          absl::StrFormat("%.3f", cost.ratio), Short(cost.in_process_ttft_ms),
-                          Short(cost.grpc_ttft_ms), Short(cost.in_process_itl_ms),
-                          Short(cost.grpc_itl_ms)});
+    table.rows.push_back(
+        {std::to_string(cost.stream_interval_tokens), Short(cost.in_process_tok_per_s),
+         Short(cost.grpc_tok_per_s), absl::StrFormat("%.3f", cost.ratio),
+         absl::StrFormat("%.3f", cost.best_ratio), Short(cost.in_process_cpu_us),
+         Short(cost.grpc_cpu_us), Short(cost.in_process_ttft_ms), Short(cost.grpc_ttft_ms),
+         Short(cost.in_process_itl_ms), Short(cost.grpc_itl_ms)});
   }
   return table;
 }
@@ -224,6 +228,14 @@ std::vector<TransportCost> TransportCosts(const std::vector<TransportPair>& pair
     const auto rate = [](const Figures& f) { return f.output_tokens_per_s; };
     const auto ttft = [](const Figures& f) { return f.ttft.p50; };
     const auto itl = [](const Figures& f) { return f.itl.mean; };
+    const auto cpu = [](const Figures& f) {
+      return f.output_tokens > 0 ? f.cpu_s * 1e6 / static_cast<double>(f.output_tokens) : 0.0;
+    };
+    const auto best = [&](const std::vector<Figures>& figures) {
+      double most = 0.0;
+      for (const Figures& each : figures) most = std::max(most, rate(each));
+      return most;
+    };
     std::vector<double> ratios;
     for (size_t i = 0; i < group.size(); ++i) {
       if (rate(in_process[i]) > 0) ratios.push_back(rate(grpc[i]) / rate(in_process[i]));
@@ -233,6 +245,9 @@ std::vector<TransportCost> TransportCosts(const std::vector<TransportPair>& pair
                      .in_process_tok_per_s = median(in_process, rate),
                      .grpc_tok_per_s = median(grpc, rate),
                      .ratio = Median(ratios),
+                     .best_ratio = best(in_process) > 0 ? best(grpc) / best(in_process) : 0.0,
+                     .in_process_cpu_us = median(in_process, cpu),
+                     .grpc_cpu_us = median(grpc, cpu),
                      .in_process_ttft_ms = median(in_process, ttft),
                      .grpc_ttft_ms = median(grpc, ttft),
                      .in_process_itl_ms = median(in_process, itl),
@@ -253,6 +268,9 @@ std::string TransportReport(const Report& report, const std::vector<TransportPai
                                    {"in_process_tok_per_s", cost.in_process_tok_per_s},
                                    {"grpc_tok_per_s", cost.grpc_tok_per_s},
                                    {"ratio", cost.ratio},
+                                   {"best_ratio", cost.best_ratio},
+                                   {"in_process_cpu_us_per_token", cost.in_process_cpu_us},
+                                   {"grpc_cpu_us_per_token", cost.grpc_cpu_us},
                                    {"in_process_ttft_ms_p50", cost.in_process_ttft_ms},
                                    {"grpc_ttft_ms_p50", cost.grpc_ttft_ms},
                                    {"in_process_itl_ms_mean", cost.in_process_itl_ms},

@@ -28,7 +28,10 @@ struct TransportCost {
   int pairs = 0;
   double in_process_tok_per_s = 0.0;
   double grpc_tok_per_s = 0.0;
-  double ratio = 0.0;               // gRPC over in-process
+  double ratio = 0.0;       // gRPC over in-process
+  double best_ratio = 0.0;  // of the fastest runs: less disturbed by what else the machine does
+  double in_process_cpu_us = 0.0;  // CPU time of the process per token
+  double grpc_cpu_us = 0.0;
   double in_process_ttft_ms = 0.0;  // p50
   double grpc_ttft_ms = 0.0;
   double in_process_itl_ms = 0.0;  // mean

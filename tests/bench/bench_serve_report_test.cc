@@ -91,6 +91,7 @@ TEST(TransportCostTest, TheRatioIsTheMedianOfPairsPerInterval) {
     pairs.push_back({.stream_interval_tokens = 8,
                      .in_process = RunOf("a", 2, 2000),
                      .grpc = RunOf("b", 2, gap_us)});
+    pairs.back().grpc.cpu_s = 0.011;
   }
   pairs.push_back({.stream_interval_tokens = 1,
                    .in_process = RunOf("a", 2, 1000),
@@ -103,6 +104,8 @@ TEST(TransportCostTest, TheRatioIsTheMedianOfPairsPerInterval) {
   EXPECT_DOUBLE_EQ(costs[0].ratio, 1.0);
   EXPECT_EQ(costs[1].pairs, 3);
   EXPECT_DOUBLE_EQ(costs[1].ratio, 0.5);
+  EXPECT_DOUBLE_EQ(costs[1].best_ratio, 0.8);
+  EXPECT_DOUBLE_EQ(costs[1].grpc_cpu_us, 500.0);
   EXPECT_DOUBLE_EQ(costs[1].in_process_tok_per_s, 1000.0);
   EXPECT_DOUBLE_EQ(costs[1].grpc_itl_ms, 4.0);
 

@@ -38,7 +38,8 @@ Report ReportOf(const std::string& label, int64_t gap_us) {
 
 TEST(ReportFileTest, WhatIsSavedIsReadBackUnchanged) {
   Report report = ReportOf("4 streams", 1000);
-  report.runs.push_back({.label = "5 req/s", .rate = 5.0, .interrupted = true, .unfinished = 3});
+  report.runs.push_back(
+      {.label = "5 req/s", .rate = 5.0, .interrupted = true, .unfinished = 3, .cpu_s = 1.25});
   const absl::StatusOr<Report> read = ParseSaved(SavedText(report));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(*read, report);
