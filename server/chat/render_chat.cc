@@ -3,6 +3,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "scheduler/status_reason.h"
@@ -106,13 +107,13 @@ std::string WithoutThinking(std::string_view content) {
   }
 }
 
-// Who answered: the tool of the call with that id, else the name the message gives.
-std::string_view ToolName(const ChatMessage& caller, const ChatMessage& answer) {
-  for (size_t j = caller.tool_calls.size(); j-- > 0;) {
-    const ChatToolCall& call = caller.tool_calls[j];
-    if (!answer.tool_call_id.empty() && call.id == answer.tool_call_id) return call.name;
+// The names of a message's calls by their ids; of two with one id the later counts.
+absl::flat_hash_map<std::string_view, std::string_view> NamesById(const ChatMessage& caller) {
+  absl::flat_hash_map<std::string_view, std::string_view> names;
+  for (const ChatToolCall& call : caller.tool_calls) {
+    if (!call.id.empty()) names.insert_or_assign(call.id, call.name);
   }
-  return answer.name.empty() ? std::string_view("unknown") : std::string_view(answer.name);
+  return names;
 }
 
 class Renderer {
@@ -194,11 +195,19 @@ class Renderer {
       AppendCall(call.name, *arguments, out_);
       last_ = Last::kCall;
     }
+    const auto names = NamesById(message);
     size_t next = i + 1;
     for (; next < prompt_.messages.size() && prompt_.messages[next].role == ChatRole::kTool;
          ++next) {
       const ChatMessage& answer = prompt_.messages[next];
-      AppendResponse(ToolName(message, answer), answer.content, out_);
+      const auto called = names.find(answer.tool_call_id);
+      std::string_view name = "unknown";
+      if (called != names.end()) {
+        name = called->second;
+      } else if (!answer.name.empty()) {
+        name = answer.name;
+      }
+      AppendResponse(name, answer.content, out_);
       last_ = Last::kResponse;
     }
 
