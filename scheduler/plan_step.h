@@ -3,12 +3,13 @@
 // A pure function of plain states: no clock, no device, no pool. What it was given can be recorded
 // and replayed to the same plan.
 //
-// Every sequence has a rank that never changes (see Rank). Seats are left to the waiting in their
-// order of service (waiting_line.h), without skipping. Among the seated the order is by turn, then
-// by rank, where the turn of a sequence is the number of seats that its tenant holds for better
-// ranks: so it begins with each tenant's best and ends with the tenant that has most. Blocks are
-// taken from the end of it, and prompt rows are dealt out among tenants equally. Paused sequences
-// stand behind everybody. With one tenant, or none told apart, all of this is the order of ranks.
+// Every sequence has a rank that never changes (see Rank). Seats go to the waiting in their order
+// of service (waiting_line.h); nobody is skipped but for want of rows. Among the seated the order
+// is by turn, then by rank, where the turn of a sequence is the number of seats that its tenant
+// holds for better ranks: so it begins with each tenant's best and ends with the tenant that has
+// most. Blocks are taken from the end of it, and prompt rows are dealt out among tenants equally.
+// Paused sequences stand behind everybody. With one tenant, or none told apart, all of this is the
+// order of ranks.
 //
 // A swap is how tenants come to equal shares of the seats: when the first in the queue finds no
 // room, and another tenant holds at least two seats more than its own, the worst-ranked of the

@@ -25,6 +25,7 @@ namespace tandem::scheduler {
 namespace {
 
 constexpr int64_t kMaxSleepUs = 1'000'000;
+constexpr double kLongestPredictionS = 1e9;  // fits 64 bits of microseconds
 
 // Whether the engine answered what it was asked.
 absl::Status CheckResult(const engine::StepBatch& batch, const engine::StepResult& result,
@@ -199,18 +200,18 @@ absl::Status Scheduler::Impl::CheckDeadline(const Request& request,
                                             const Reservation& reservation) const {
   if (request.deadline_us == std::numeric_limits<int64_t>::max()) return absl::OkStatus();
   const int64_t now = now_us();
-  if (now >= request.deadline_us)
+  if (now >= request.deadline_us) {
     return DeadlineStatus(std::max<int64_t>(0, now - request.arrival_us));
+  }
   if (!config.reject_hopeless) return absl::OkStatus();
   const SchedulerStats stats = published.Read();
   // With nobody else here it may try: if it was the measurement that was wrong, this corrects it.
   if (stats.running == 0 && admission->counts().requests <= 1) return absl::OkStatus();
   const int64_t tokens =
       reservation.TokensAhead(request.priority) + static_cast<int64_t>(request.prompt.size());
-  const auto predicted_us = static_cast<int64_t>(
-      1e6 *
-      SecondsToFirstToken(
-          {.prompt_tokens_per_s = stats.prompt_tokens_per_s, .step_us = stats.step_us}, tokens));
+  const double predicted_s = SecondsToFirstToken(
+      {.prompt_tokens_per_s = stats.prompt_tokens_per_s, .step_us = stats.step_us}, tokens);
+  const auto predicted_us = static_cast<int64_t>(1e6 * std::min(predicted_s, kLongestPredictionS));
   const int64_t left_us = request.deadline_us - now;
   if (predicted_us <= left_us) return absl::OkStatus();
   return DeadlineUnattainableStatus(predicted_us, left_us);

@@ -104,9 +104,8 @@ class Scheduler {
   // (stats.engine_down) until Stop.
   void Run();
   // One turn of the loop, for simulations: drain the inbox, expire, plan, run, commit.
-  //   returns  whether a step ran. False: no request is left that is not paused, or all that were
-  //   to
-  //            run failed for having been preempted too often
+  //   returns  whether a step ran. False: there is no request that is not paused, or everybody who
+  //            was to run failed for having been preempted too often
   bool RunOnce();
 
   SchedulerStats stats() const;

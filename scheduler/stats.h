@@ -31,8 +31,8 @@ struct SchedulerStats {
   int64_t last_step_us = 0;
   double step_us = 0;              // weighted mean of the last steps
   double prompt_tokens_per_s = 0;  // when prompts are more than a step holds; 0: not measured yet
-  int64_t last_turn_us = 0;        // when the loop last began or ended a turn, or began a step; an
-                                   // idle loop turns once a second
+  int64_t last_turn_us = 0;        // when a turn last ended or began its step; an idle loop turns
+                                   // once a second
   std::array<int64_t, kNumFinishReasons> choices_finished_total = {};  // by FinishReason
   std::array<int64_t, kNumStatusCodes> requests_finished_total = {};   // by absl::StatusCode
   bool draining = false;

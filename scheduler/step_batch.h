@@ -18,9 +18,8 @@ struct SeatRows {
 };
 
 // What the engine runs: one segment per entry of `seats`, in order. Rows ask for
-//   - the log-probability of the next prompt token, when the request wants it, for choice 0, and
-//   only
-//     for positions that were not sent before (RequestState::next_scored): params == null
+//   - the log-probability of the next prompt token, when the request wants it, for choice 0 and for
+//     positions that were not sent before (RequestState::next_scored): params == null
 //   - a token, in the row of the last known token, when max_tokens > 0
 // The batch points into the sequences and their requests; both must outlive it unchanged.
 engine::StepBatch BuildStepBatch(std::span<const SeatRows> seats);
