@@ -17,8 +17,8 @@ FROM debian:12-slim
 # The owners of the libraries named in the program; tests/deploy/dockerfile_test.py compares.
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      libabsl20220623 libcivetweb1 libfmt9 libgrpc++1.51 libgrpc29 libprometheus-cpp-core1.0 \
-      libprotobuf32 libspdlog1.10 libssl3 libstdc++6 \
+      libabsl20220623 libcivetweb1 libedit2 libfmt9 libgrpc++1.51 libgrpc29 \
+      libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/tandem /opt/tandem
 

@@ -101,6 +101,13 @@ int Main(const std::vector<std::string>& words) {
     case Verb::kServe:
       status = Serve(settings, terminal);
       break;
+    case Verb::kChat: {
+      const absl::StatusOr<int> exit_status =
+          Chat(settings, terminal, LookAtTerminal(STDOUT_FILENO, environment));
+      if (exit_status.ok()) return *exit_status;
+      status = exit_status.status();
+      break;
+    }
     case Verb::kRun: {
       const absl::StatusOr<int> exit_status = RunOnce(settings, terminal);
       if (exit_status.ok()) return *exit_status;

@@ -26,14 +26,14 @@ void BlockStopSignals() {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
-SignalWatcher::SignalWatcher(std::function<void(int count)> on_signal)
+SignalWatcher::SignalWatcher(std::function<void(int signal)> on_signal)
     : thread_([on_signal = std::move(on_signal)] {
         const sigset_t signals = WatchedSignals();
-        for (int count = 1;;) {
+        while (true) {
           int signal = 0;
           if (sigwait(&signals, &signal) != 0) continue;
           if (signal == kLeave) return;
-          on_signal(count++);
+          on_signal(signal);
         }
       }) {}
 

@@ -10,10 +10,10 @@ namespace tandem::server {
 // first thread is started; a SignalWatcher then takes them.
 void BlockStopSignals();
 
-// Calls `on_signal` with 1, 2, ... for each signal that arrives. Calls stop when it is destroyed.
+// Calls `on_signal` with SIGINT or SIGTERM for each that arrives. Calls stop when it is destroyed.
 class SignalWatcher {
  public:
-  explicit SignalWatcher(std::function<void(int count)> on_signal);
+  explicit SignalWatcher(std::function<void(int signal)> on_signal);
   ~SignalWatcher();
   SignalWatcher(const SignalWatcher&) = delete;
   SignalWatcher& operator=(const SignalWatcher&) = delete;

@@ -14,6 +14,12 @@ namespace tandem::server {
 // Serves until SIGTERM or SIGINT, then drains. A second signal ends what still runs.
 absl::Status Serve(const Settings& settings, const Terminal& terminal);
 
+// Talks to a model, or with --connect to a server. `screen` is standard output's terminal.
+//   returns  the exit status: 0, 1 when a message from a pipe had no answer, or 128 and the signal
+//            that ended it
+absl::StatusOr<int> Chat(const Settings& settings, const Terminal& progress,
+                         const Terminal& screen);
+
 // Answers one prompt on standard output. A signal ends the answer.
 //   returns  the exit status: 0, or 130 when a signal ended it
 absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal);
@@ -35,7 +41,8 @@ absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
 
 // Measures a server under load and prints the report. A signal ends the run; what has finished is
 // reported.
-//   returns  the exit status: 0; 1 when no request succeeded; 130 when a signal ended it
+//   returns  the exit status: 0; 1 when no request succeeded or the server was lost; 130 when a
+//            signal ended it
 absl::StatusOr<int> BenchServe(const Settings& settings, const Terminal& terminal,
                                const std::string& command_line);
 

@@ -144,6 +144,7 @@ std::string ProgramHelp() {
   text += "  tandem --version          version, commit, compiler, instruction sets\n\n";
   text +=
       "Examples, with the demo model unless --model names another:\n\n"
+      "  tandem chat                                  talk to it in this terminal\n"
       "  tandem serve --model DIR                     gRPC on 50051, metrics and probes on 8080\n"
       "  tandem run -p \"Tell me a story about a fox.\"\n"
       "  tandem doctor --model DIR                    would it run here?\n\n";

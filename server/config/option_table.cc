@@ -12,6 +12,7 @@ namespace tandem::server {
 namespace {
 
 constexpr unsigned kServe = Bit(Verb::kServe);
+constexpr unsigned kChat = Bit(Verb::kChat);
 constexpr unsigned kRun = Bit(Verb::kRun);
 constexpr unsigned kInspect = Bit(Verb::kInspect);
 constexpr unsigned kBench = Bit(Verb::kBenchModel);
@@ -20,8 +21,9 @@ constexpr unsigned kHealth = Bit(Verb::kHealth);
 constexpr unsigned kConfig = Bit(Verb::kConfig);
 constexpr unsigned kCompletions = Bit(Verb::kCompletions);
 constexpr unsigned kBenchServe = Bit(Verb::kBenchServe);
-constexpr unsigned kLoads = kServe | kRun | kBench | kBenchServe;  // verbs that load weights
-constexpr unsigned kPlans = kLoads | kInspect | kDoctor;           // verbs that say what fits
+constexpr unsigned kLoads =
+    kServe | kChat | kRun | kBench | kBenchServe;         // verbs that load weights
+constexpr unsigned kPlans = kLoads | kInspect | kDoctor;  // verbs that say what fits
 
 constexpr double kAnyInt = 2147483647.0;
 
@@ -128,7 +130,7 @@ std::vector<OptionSpec> MakeOptions() {
       {.name = "max-context",
        .letter = 'c',
        .group = Group::kScheduling,
-       .verbs = kServe | kRun | kInspect | kDoctor,
+       .verbs = kServe | kChat | kRun | kInspect | kDoctor,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.max_context; },
        .min = 0,
@@ -216,7 +218,7 @@ std::vector<OptionSpec> MakeOptions() {
        .detail = "auto is bf16, or f32 with --dtype f32."},
       {.name = "kv-memory",
        .group = Group::kKvCache,
-       .verbs = kServe | kRun | kInspect | kDoctor,
+       .verbs = kServe | kChat | kRun | kInspect | kDoctor,
        .placeholder = "SIZE",
        .target = [](Settings& s) -> Target { return &s.kv_memory; },
        .help = "such as 4GiB, or 60% of what is free",
@@ -246,7 +248,7 @@ std::vector<OptionSpec> MakeOptions() {
        .help = "answer tokens if none asked"},
       {.name = "sampling-defaults",
        .group = Group::kRequests,
-       .verbs = kServe | kRun,
+       .verbs = kServe | kChat | kRun,
        .placeholder = "SET",
        .target = [](Settings& s) -> Target { return &s.sampling_defaults; },
        .choices = {"model", "neutral"},
@@ -449,9 +451,36 @@ std::vector<OptionSpec> MakeOptions() {
        .target = [](Settings& s) -> Target { return &s.run.prompt; },
        .unset = "standard input",
        .help = "what to answer; - reads standard input"},
+      {.name = "connect",
+       .verbs = kChat,
+       .is_setting = false,
+       .placeholder = "ADDR",
+       .target = [](Settings& s) -> Target { return &s.chat.connect; },
+       .check = CheckAddress,
+       .unset = "a model in this process",
+       .help = "gRPC HOST:PORT of a server to talk to"},
+      {.name = "system",
+       .verbs = kChat,
+       .is_setting = false,
+       .placeholder = "TEXT",
+       .target = [](Settings& s) -> Target { return &s.chat.system; },
+       .unset = "nothing",
+       .help = "what the model is told first"},
+      {.name = "load",
+       .verbs = kChat,
+       .is_setting = false,
+       .placeholder = "FILE",
+       .target = [](Settings& s) -> Target { return &s.chat.load; },
+       .unset = "none",
+       .help = "go on with a conversation of /save"},
+      {.name = "thinking",
+       .verbs = kChat,
+       .is_setting = false,
+       .target = [](Settings& s) -> Target { return &s.chat.thinking; },
+       .help = "let the model think first, shown dimmed"},
       {.name = "max-tokens",
        .letter = 'n',
-       .verbs = kRun,
+       .verbs = kChat | kRun,
        .is_setting = false,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.run.max_tokens; },
@@ -460,7 +489,7 @@ std::vector<OptionSpec> MakeOptions() {
        .unset = "until it ends",
        .help = "longest answer in tokens"},
       {.name = "temperature",
-       .verbs = kRun,
+       .verbs = kChat | kRun,
        .is_setting = false,
        .placeholder = "T",
        .target = [](Settings& s) -> Target { return &s.run.temperature; },
@@ -469,7 +498,7 @@ std::vector<OptionSpec> MakeOptions() {
        .unset = "the model's",
        .help = "0 takes the most likely token"},
       {.name = "top-k",
-       .verbs = kRun,
+       .verbs = kChat | kRun,
        .is_setting = false,
        .placeholder = "K",
        .target = [](Settings& s) -> Target { return &s.run.top_k; },
@@ -478,7 +507,7 @@ std::vector<OptionSpec> MakeOptions() {
        .unset = "the model's",
        .help = "draw from the K most likely; 0: all"},
       {.name = "top-p",
-       .verbs = kRun,
+       .verbs = kChat | kRun,
        .is_setting = false,
        .placeholder = "P",
        .target = [](Settings& s) -> Target { return &s.run.top_p; },
@@ -496,7 +525,7 @@ std::vector<OptionSpec> MakeOptions() {
        .unset = "0",
        .help = "drop what is below P times the best"},
       {.name = "seed",
-       .verbs = kRun,
+       .verbs = kChat | kRun,
        .is_setting = false,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.run.seed; },
@@ -620,8 +649,9 @@ std::string Spelled(std::string_view name, char separator, bool upper) {
 }  // namespace
 
 std::span<const VerbSpec> Verbs() {
-  static constexpr std::array<VerbSpec, 9> kVerbs = {{
+  static constexpr std::array<VerbSpec, 10> kVerbs = {{
       {Verb::kServe, "serve", "", "", "serve a model over gRPC, with metrics and probes over HTTP"},
+      {Verb::kChat, "chat", "", "", "talk to a model in this terminal, or to a server"},
       {Verb::kRun, "run", "", "", "answer one prompt and exit"},
       {Verb::kInspect, "inspect", "[MODEL]", "model",
        "show what a checkpoint holds and what fits in memory"},

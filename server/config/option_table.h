@@ -21,6 +21,7 @@ namespace tandem::server {
 
 enum class Verb : unsigned {
   kServe,
+  kChat,
   kRun,
   kInspect,
   kBenchModel,

@@ -92,6 +92,12 @@ absl::Status CheckTogether(const Invocation& invocation) {
         "%s %s has no effect without --load-format dummy; add that or drop the shape",
         Given(invocation, "model-shape"), s.model_shape));
   }
+  if (invocation.verb == Verb::kChat && !s.chat.connect.empty() &&
+      Given(invocation, "model") == "--model" && given("model")) {
+    return Contradiction(absl::StrFormat(
+        "--connect %s and --model %s contradict each other: the server has its own model; drop one",
+        s.chat.connect, s.model));
+  }
   if (s.max_context > 0 && s.default_max_tokens > s.max_context) {
     return Contradiction(
         absl::StrFormat("%s is %d but %s is %d; an answer can not be longer than "

@@ -22,7 +22,8 @@ struct MemoryAmount {
   bool automatic() const { return bytes == 0 && share == 0.0; }
 };
 
-// Arguments of `tandem run`; what is absent is the model's default.
+// Arguments of `tandem run`, the sampling ones of `tandem chat` too; what is absent is the model's
+// default.
 struct RunArguments {
   std::optional<std::string> prompt;  // "-": read from standard input
   int max_tokens = 0;                 // 0: until the model ends its turn
@@ -33,6 +34,14 @@ struct RunArguments {
   std::optional<double> min_p;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
+};
+
+// Arguments of `tandem chat`.
+struct ChatArguments {
+  std::string connect;  // empty: the model runs in this process
+  std::string system;
+  std::string load;  // a file of /save
+  bool thinking = false;
 };
 
 // Arguments of `tandem bench model`.
@@ -149,6 +158,7 @@ struct Settings {
   bool json = false;   // run, inspect, doctor, health
   bool docs = false;   // config
   RunArguments run;
+  ChatArguments chat;
   BenchArguments bench;
   BenchServeArguments bench_serve;
   HealthArguments health;

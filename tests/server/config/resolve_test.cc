@@ -140,7 +140,7 @@ TEST(ResolveTest, HelpAndVersionAskForNothingElse) {
 TEST(BadCommandLineTest, AnUnknownVerbIsAnsweredWithTheNearestOrWithAll) {
   EXPECT_THAT(Error({"srve"}), HasSubstr("did you mean `tandem serve`?"));
   EXPECT_THAT(Error({"bench", "modle"}), HasSubstr("did you mean `tandem bench model`?"));
-  EXPECT_THAT(Error({"quantize"}), HasSubstr("the commands are serve, run, inspect"));
+  EXPECT_THAT(Error({"quantize"}), HasSubstr("the commands are serve, chat, run, inspect"));
   EXPECT_THAT(Error({}), HasSubstr("command is missing"));
   EXPECT_THAT(Error({"bench"}), AllOf(HasSubstr("`tandem bench` needs one word more"),
                                       HasSubstr("\n  tandem bench model ")));
@@ -158,7 +158,7 @@ TEST(BadCommandLineTest, AnUnknownFlagIsAnsweredWithTheNearestOne) {
 TEST(BadCommandLineTest, AFlagOfAnotherVerbSaysWhose) {
   EXPECT_THAT(Error({"run", "--grpc-listen", "a:1"}),
               HasSubstr("not an option of `tandem run`; it is one of `tandem serve`"));
-  EXPECT_THAT(Error({"serve", "--temperature", "1"}), HasSubstr("one of `tandem run`"));
+  EXPECT_THAT(Error({"serve", "--temperature", "1"}), HasSubstr("one of `tandem chat`"));
 }
 
 TEST(BadCommandLineTest, AMissingValueNamesItsFlag) {
@@ -235,6 +235,8 @@ TEST(ContradictionTest, BothSettingsAreNamedAsTheyWereGiven) {
               AllOf(HasSubstr("TANDEM_MODEL 'some/dir'"), HasSubstr("--load-format dummy")));
   EXPECT_THAT(Error({"serve", "--model-shape", "e2b"}),
               AllOf(HasSubstr("--model-shape"), HasSubstr("--load-format dummy")));
+  EXPECT_THAT(Error({"chat", "--connect", "a:1", "--model", "some/dir"}),
+              AllOf(HasSubstr("--connect a:1"), HasSubstr("--model some/dir")));
   EXPECT_THAT(Error({"serve", "--load-format", "dummy"}),
               AllOf(HasSubstr("--load-format"), HasSubstr("--model-shape")));
   EXPECT_THAT(Error({"serve", "--max-context", "64", "--default-max-tokens", "65"}),

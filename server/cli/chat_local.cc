@@ -1,0 +1,222 @@
+#include "server/cli/chat_local.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "scheduler/scheduler.h"
+#include "server/chat/render_chat.h"
+#include "server/cli/loaded_engine.h"
+#include "server/cli/model_source.h"
+#include "server/cli/served_model_facts.h"
+#include "server/generation/generator.h"
+
+namespace tandem::server {
+namespace {
+
+// Instruct models end their turn with a token that their generation_config.json lists.
+bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer) {
+  const std::optional<int32_t> end_of_turn = tokenizer.vocabulary().Find("<turn|>");
+  const std::vector<int32_t>& eos = config.generation.eos_ids;
+  return end_of_turn.has_value() && std::find(eos.begin(), eos.end(), *end_of_turn) != eos.end();
+}
+
+ChatAnswer::End EndOf(scheduler::FinishReason reason) {
+  switch (reason) {
+    case scheduler::FinishReason::kMaxTokens:
+      return ChatAnswer::End::kMaxTokens;
+    case scheduler::FinishReason::kContextLength:
+      return ChatAnswer::End::kContextFull;
+    case scheduler::FinishReason::kAborted:
+      return ChatAnswer::End::kStopped;
+    default:
+      return ChatAnswer::End::kTurn;
+  }
+}
+
+AnswerPiece PieceOf(OutputEvent& event) {
+  AnswerPiece piece = {.reasoning = std::move(event.reasoning), .content = std::move(event.text)};
+  // No tools are offered; a call all the same is shown as what it is.
+  for (const ToolCallDelta& call : event.tool_calls) {
+    piece.content += "[call " + call.name + " " + call.arguments + "]";
+  }
+  return piece;
+}
+
+}  // namespace
+
+struct LocalChat::Impl {
+  Settings settings;
+  ModelSource source;
+  std::optional<Tokenizer> tokenizer;
+  ChatFormat format;
+  std::unique_ptr<LoadedEngine> engine;
+  std::optional<scheduler::Scheduler> scheduler;
+  std::thread scheduler_thread;
+  std::optional<Generator> generator;
+  ChatBackend backend;
+
+  std::mutex mutex;                          // guards `running`
+  std::optional<Generator::Handle> running;  // the answer that is being given
+
+  absl::Status Start();
+  absl::StatusOr<GenerationSpec> MakeSpec(const std::vector<ChatMessage>& messages,
+                                          const ChatSettings& chat) const;
+  ChatAnswer Ask(const std::vector<ChatMessage>& messages, const ChatSettings& chat,
+                 const std::function<void(const AnswerPiece&)>& on_piece);
+  void Stop();
+};
+
+absl::Status LocalChat::Impl::Start() {
+  const scheduler::ModelLimits limits = LimitsOf(*engine);
+  const scheduler::SchedulerConfig config = {.max_slots = 1,
+                                             .max_step_rows = settings.max_step_rows};
+  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
+  scheduler.emplace(config, limits,
+                    [this](const engine::StepBatch& batch, engine::StepResult& result) {
+                      return engine->runner->Run(batch, result);
+                    });
+  scheduler_thread = std::thread([this] { scheduler->Run(); });
+  generator.emplace(GeneratorConfig{.text_threads = 1, .max_context = limits.max_context},
+                    ModelText{.tokenizer = &*tokenizer, .vocab_size = limits.vocab_size},
+                    *scheduler);
+  backend = {.model = source.name,
+             .place = "in this process",
+             .max_context = limits.max_context,
+             .ask =
+                 [this](const std::vector<ChatMessage>& messages, const ChatSettings& chat,
+                        const std::function<void(const AnswerPiece&)>& on_piece) {
+                   return Ask(messages, chat, on_piece);
+                 },
+             .stop = [this] { Stop(); }};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GenerationSpec> LocalChat::Impl::MakeSpec(const std::vector<ChatMessage>& messages,
+                                                         const ChatSettings& chat) const {
+  absl::StatusOr<RenderedChat> rendered =
+      RenderChat({.messages = messages, .enable_thinking = chat.thinking}, format);
+  if (!rendered.ok()) return rendered.status();
+  GenerationSpec spec;
+  spec.chat = ChatOutputRules{.starts_in_reasoning = rendered->starts_in_reasoning,
+                              .separate_reasoning = true};
+  spec.prompt = TextPrompt{.text = std::move(rendered->text),
+                           .parse_special = true,
+                           .client_spans = std::move(rendered->client_spans)};
+  engine::SamplingParams& sampling = spec.request.sampling;
+  sampling = DefaultSampling(settings, source.config);
+  if (chat.temperature.has_value()) sampling.temperature = static_cast<float>(*chat.temperature);
+  if (chat.top_k.has_value()) sampling.top_k = *chat.top_k;
+  if (chat.top_p.has_value()) sampling.top_p = static_cast<float>(*chat.top_p);
+  std::random_device entropy;
+  sampling.seed = chat.seed.value_or((uint64_t{entropy()} << 32) | entropy());
+  spec.request.stop.max_tokens = chat.max_tokens > 0 ? chat.max_tokens : -1;
+  spec.request.stop.eos_ids = source.config.generation.eos_ids;
+  spec.request.client_id = "chat";
+  return spec;
+}
+
+ChatAnswer LocalChat::Impl::Ask(const std::vector<ChatMessage>& messages, const ChatSettings& chat,
+                                const std::function<void(const AnswerPiece&)>& on_piece) {
+  absl::StatusOr<GenerationSpec> spec = MakeSpec(messages, chat);
+  if (!spec.ok()) return {.status = spec.status()};
+  spec->request.arrival_us = scheduler->now_us();
+
+  ChatAnswer answer;
+  std::mutex done;  // guards `finished`
+  bool finished = false;
+  std::condition_variable changed;
+  const OutputSink sink = [&](OutputEvent event) {
+    switch (event.kind) {
+      case OutputEvent::Kind::kDelta: {
+        const AnswerPiece piece = PieceOf(event);
+        if (!piece.content.empty() || !piece.reasoning.empty()) on_piece(piece);
+        break;
+      }
+      case OutputEvent::Kind::kChoiceFinished:
+        answer.end = EndOf(event.reason);
+        break;
+      case OutputEvent::Kind::kFinished: {
+        answer.status = event.status;
+        answer.prompt_tokens = event.stats.prompt_tokens;
+        answer.completion_tokens = event.stats.completion_tokens;
+        answer.ttft_s = static_cast<double>(event.stats.ttft_us) / 1e6;
+        answer.decode_s = static_cast<double>(event.stats.decode_us) / 1e6;
+        const std::lock_guard lock(done);
+        finished = true;
+        changed.notify_all();
+        break;
+      }
+      default:
+        break;
+    }
+  };
+  {
+    const std::lock_guard lock(mutex);
+    running = generator->Start(*std::move(spec), sink);
+  }
+  {
+    std::unique_lock lock(done);
+    changed.wait(lock, [&] { return finished; });
+  }
+  {
+    const std::lock_guard lock(mutex);
+    running.reset();
+  }
+  if (answer.status.code() == absl::StatusCode::kCancelled) {  // before the first token
+    answer.status = absl::OkStatus();
+    answer.end = ChatAnswer::End::kStopped;
+  }
+  return answer;
+}
+
+void LocalChat::Impl::Stop() {
+  const std::lock_guard lock(mutex);
+  if (running.has_value()) generator->Cancel(*running, scheduler::CancelCause::kAborted);
+}
+
+absl::StatusOr<std::unique_ptr<LocalChat>> LocalChat::Load(const Settings& settings,
+                                                           const Console& console) {
+  auto impl = std::make_unique<Impl>();
+  impl->settings = settings;
+  absl::StatusOr<ModelSource> source = FindModel(settings);
+  if (!source.ok()) return source.status();
+  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
+  if (!backend.ok()) return backend.status();
+  const absl::StatusOr<MemoryPlan> plan = PlanMemory(
+      source->config, MemoryRequestOf(settings, *source, /*max_slots=*/1), LookAtMemory());
+  if (!plan.ok()) return plan.status();
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
+  if (!tokenizer.ok()) return tokenizer.status();
+  if (!IsInstruct(source->config, *tokenizer)) {
+    return absl::FailedPreconditionError(
+        source->name +
+        " was not trained to chat: its generation_config.json does not end answers with <turn|>; "
+        "take an instruct model, or continue text with `tandem run --raw`");
+  }
+  absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
+      LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
+  if (!engine.ok()) return engine.status();
+  impl->format = ChatFormatOf(*source);
+  impl->source = *std::move(source);
+  impl->tokenizer = *std::move(tokenizer);
+  impl->engine = *std::move(engine);
+  if (absl::Status s = impl->Start(); !s.ok()) return s;
+  return std::unique_ptr<LocalChat>(new LocalChat(std::move(impl)));
+}
+
+LocalChat::LocalChat(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+LocalChat::~LocalChat() {
+  impl_->generator.reset();
+  impl_->scheduler->Stop();
+  impl_->scheduler_thread.join();
+}
+
+const ChatBackend& LocalChat::backend() const { return impl_->backend; }
+
+}  // namespace tandem::server
