@@ -142,10 +142,10 @@ absl::StatusOr<int> BenchConnected(const BenchServeArguments& arguments, const C
   std::fputs(BenchServeReport(report, arguments.output).c_str(), stdout);
   if (absl::Status s = WriteFiles(arguments, report); !s.ok()) return s;
   if (interruption.happened()) return kInterruptedExit;
-  for (const bench::RunResult& run : report.runs) {
-    if (Summarize(run, {}).ok > 0) return 0;
-  }
-  return 1;
+  if (report.runs.back().server_lost) return 1;
+  const bool succeeded = std::any_of(report.runs.begin(), report.runs.end(),
+                                     [](const auto& run) { return Summarize(run, {}).ok > 0; });
+  return succeeded ? 0 : 1;
 }
 
 }  // namespace

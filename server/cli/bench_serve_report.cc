@@ -120,13 +120,13 @@ std::string Remarks(const Report& report) {
 std::string FactsText(const Report& report) {
   const bench::ReportFacts& facts = report.facts;
   std::string model = facts.model;
-  for (const std::string& part : {facts.model_revision, facts.weight_format, facts.kv_format}) {
-    if (!part.empty()) model += " " + part;
-  }
+  if (!facts.model_revision.empty()) model += ":" + facts.model_revision;
   return absl::StrFormat(
-      "\n`%s`  \n%s  \nserver %s: %s (%s, %s), %s  \nmodel %s  \nclient %s (%s), %s  \n%s\n",
+      "\n`%s`  \n%s  \nserver %s: %s (%s, %s), %s  \nmodel %s (weights %s, KV %s)  \nclient %s "
+      "(%s), %s  \n%s\n",
       facts.command_line, facts.workload, facts.address, facts.server_version, facts.server_commit,
-      facts.server_build, facts.device, model, facts.version, facts.commit, facts.cpu, facts.date);
+      facts.server_build, facts.device, model, facts.weight_format, facts.kv_format, facts.version,
+      facts.commit, facts.cpu, facts.date);
 }
 
 std::string Markdown(const Report& report) {

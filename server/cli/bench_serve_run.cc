@@ -91,12 +91,12 @@ absl::Status WriteText(const std::string& option, const std::string& path,
 
 void Interruption::OnSignal() {
   const std::lock_guard lock(mutex_);
-  if (happened_ || run_ == nullptr) {
+  if (happened_ || !measuring_) {
     std::fputs("\n", stderr);
     _exit(kInterruptedExit);
   }
   happened_ = true;
-  run_->Stop();
+  if (run_ != nullptr) run_->Stop();
 }
 
 bool Interruption::happened() {
@@ -106,6 +106,7 @@ bool Interruption::happened() {
 
 void Interruption::SetRun(bench::LoadRun* run) {
   const std::lock_guard lock(mutex_);
+  measuring_ = true;
   run_ = run;
 }
 

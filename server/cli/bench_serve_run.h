@@ -17,8 +17,8 @@
 
 namespace tandem::server {
 
-// What a signal does: it ends the run under way and all that would follow; a second one, or one
-// while no run is under way, ends the process.
+// What a signal does: it ends the run under way and all that would follow, so that the report
+// comes; a second one, or one before the first run, ends the process.
 class Interruption {
  public:
   void OnSignal();
@@ -29,6 +29,7 @@ class Interruption {
  private:
   std::mutex mutex_;
   bench::LoadRun* run_ = nullptr;
+  bool measuring_ = false;  // there is something to report
   bool happened_ = false;
 };
 
