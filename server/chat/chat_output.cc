@@ -43,16 +43,17 @@ std::vector<ChatPiece> ChatOutput::Push(int32_t id) {
   const auto enter = [&](State state) {
     LeaveState(out);
     state_ = state;
+    return std::move(out);
   };
   switch (state_) {
     case State::kContent:
-      if (id == tokens_.channel_open) return enter(State::kChannelName), out;
-      if (id == tokens_.tool_call_open) return enter(State::kToolCall), out;
-      if (id == tokens_.channel_close) return enter(State::kContent), out;  // closes nothing
+      if (id == tokens_.channel_open) return enter(State::kChannelName);
+      if (id == tokens_.tool_call_open) return enter(State::kToolCall);
+      if (id == tokens_.channel_close) return enter(State::kContent);  // closes nothing
       break;
     case State::kChannelName:
     case State::kReasoning:
-      if (id == tokens_.channel_close) return enter(State::kContent), out;
+      if (id == tokens_.channel_close) return enter(State::kContent);
       break;
     case State::kToolCall:
       if (id == tokens_.tool_call_close) {

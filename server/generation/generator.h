@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "scheduler/admission.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
 #include "server/chat/chat_output.h"
@@ -49,7 +50,8 @@ struct GenerationSpec {
   scheduler::Reservation reservation;  // from Scheduler::Reserve; without one, it is made when the
                                        // prompt has been read
   // The prompt is a rendered chat: the answer is taken apart into what is said, what is thought and
-  // tool calls, and unless stop.eos_ids is empty every token that ends a turn ends it.
+  // tool calls (with `text`; else there are only ids), and unless stop.eos_ids is empty every token
+  // that ends a turn ends it.
   std::optional<ChatOutputRules> chat;
 };
 

@@ -159,6 +159,11 @@ TEST(GeneratorStressTest, ACancelIsNeverLost) {
   // another moment after its start.
   const Tokenizer tokenizer = SyntheticTokenizer();
   GenerationRig rig(tokenizer, {.max_slots = 2, .max_context = 1 << 17});
+  // None comes to its context's end before it is cancelled, however late that is.
+  std::atomic<uint64_t> cancelled = 0;  // requests, which have the seeds 1, 2, ...
+  rig.device().SetHook([&](uint64_t seed, int, int i) {
+    while (i == 1000 && cancelled < seed) std::this_thread::yield();
+  });
   std::mt19937 rng(5);
   for (int i = 0; i < 200; ++i) {
     Collector collector;
@@ -170,6 +175,7 @@ TEST(GeneratorStressTest, ACancelIsNeverLost) {
     while (TextPool::Clock::now() < moment) continue;
     // When cancelled, then it ends by that, not by its context.
     rig.generator().Cancel(handle, CancelCause::kClientGone);
+    ++cancelled;
     collector.WaitFinished();
     ASSERT_TRUE(absl::IsCancelled(collector.finish.status)) << collector.finish.status;
   }
