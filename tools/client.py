@@ -2,15 +2,15 @@
 import sys
 
 import grpc
-from tandem.v1 import generate_pb2, generation_pb2_grpc
+from tandem.v1 import chat_pb2, generation_pb2_grpc
 
 address = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
 prompt = sys.argv[2] if len(sys.argv) > 2 else "Tell me a story about a fox."
 
 stub = generation_pb2_grpc.GenerationStub(grpc.insecure_channel(address))
-turn = f"<bos><|turn>user\n{prompt}<turn|>\n<|turn>model\n"
-request = generate_pb2.GenerateRequest(text=turn, parse_special=True)
+request = chat_pb2.ChatRequest()
+request.messages.add(role=chat_pb2.USER, content=prompt)
 request.stopping.max_tokens = 200
-for event in stub.GenerateStream(request, timeout=60):
-    print(event.delta.text, end="", flush=True)
+for event in stub.ChatStream(request, timeout=60):
+    print(event.delta.content, end="", flush=True)
 print()
