@@ -1,6 +1,7 @@
 #include "server/grpc/generation_run.h"
 
 #include <algorithm>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "server/grpc/chat_parser.h"
@@ -9,6 +10,23 @@
 #include "spdlog/spdlog.h"
 
 namespace tandem::server {
+namespace {
+
+constexpr int64_t kBytesPerToken = 3;  // of text that is not yet tokenized
+
+// Prompt tokens over all choices; exact for ids, a guess for text.
+int64_t EstimatedTokens(const GenerationSpec& spec) {
+  int64_t tokens = 0;
+  if (const auto* text = std::get_if<TextPrompt>(&spec.prompt)) {
+    tokens = static_cast<int64_t>(text->text.size()) / kBytesPerToken + 1;
+  } else {
+    tokens = static_cast<int64_t>(std::get<std::vector<int32_t>>(spec.prompt).size());
+  }
+  return tokens * spec.request.n;
+}
+
+}  // namespace
+
 absl::Status GenerationRun::Prepare(const v1::GenerateRequest& proto, const CallFacts& call) {
   const absl::StatusOr<const LoadedModel*> model = core_.Model();
   if (!model.ok()) return model.status();
@@ -43,6 +61,13 @@ absl::Status GenerationRun::Enter(absl::StatusOr<ParsedRequest> parsed, const Ca
             .report = parsed->report,
             .vocabulary = &model_->backend.tokenizer->vocabulary()};
   last_token_us_.resize(request.n);
+  absl::StatusOr<scheduler::Reservation> place =
+      model_->backend.scheduler->Reserve({.tenant = request.tenant,
+                                          .prompt_tokens = EstimatedTokens(parsed->spec),
+                                          .bytes = call.message_bytes,
+                                          .deadline_us = request.deadline_us});
+  if (!place.ok()) return place.status();
+  parsed->spec.reservation = *std::move(place);
   parsed_ = *std::move(parsed);
   return absl::OkStatus();
 }
@@ -56,6 +81,7 @@ void GenerationRun::Start(OutputSink sink) {
     const std::lock_guard lock(mutex_);
     handle_ = handle;
     cause = pending_cancel_;
+    if (paused_) generator.Pause(handle);
   }
   if (cause.has_value()) generator.Cancel(handle, *cause);
 }
@@ -74,6 +100,9 @@ void GenerationRun::Cancel(scheduler::CancelCause cause) {
 void GenerationRun::SetPaused(bool paused) {
   const std::lock_guard lock(mutex_);
   paused_ = paused;
+  if (!handle_.has_value()) return;
+  Generator& generator = *model_->backend.generator;
+  paused ? generator.Pause(*handle_) : generator.Resume(*handle_);
 }
 
 bool GenerationRun::Observe(OutputEvent& event) {

@@ -196,6 +196,21 @@ class GenerationService final : public RawGenerate<RawText<RawInfo<v1::Generatio
     const auto work = [this](const v1::AbortRequest& asked) { return AbortCalls(asked, core_); };
     return AnswerNow<v1::AbortRequest>(core_, "Abort", context, request, response, work);
   }
+  ServerUnaryReactor* GetRequestStatus(CallbackServerContext* context, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    ServerUnaryReactor* reactor = context->DefaultReactor();
+    const auto finish = [this, reactor, response](absl::StatusOr<v1::RequestStatus> answer) {
+      if (answer.ok()) *response = SerializeMessage(*answer);
+      reactor->Finish(CloseCall(core_, "GetRequestStatus", answer.status()));
+    };
+    const auto asked = ParseMessage<v1::GetRequestStatusRequest>(*request);
+    if (asked.ok()) {
+      DescribeCall(*asked, core_, finish);
+    } else {
+      finish(asked.status());
+    }
+    return reactor;
+  }
   ServerUnaryReactor* GetStats(CallbackServerContext* context, const ByteBuffer* request,
                                ByteBuffer* response) override {
     const auto work = [this](const v1::GetStatsRequest&) { return EngineStatsNow(core_); };
@@ -206,10 +221,6 @@ class GenerationService final : public RawGenerate<RawText<RawInfo<v1::Generatio
   }
 
   // Features of later versions.
-  ServerUnaryReactor* GetRequestStatus(CallbackServerContext* c, const ByteBuffer*,
-                                       ByteBuffer*) override {
-    return RefuseUnary(core_, "GetRequestStatus", c);
-  }
   ByteStream* GetTokenizerBundle(CallbackServerContext*, const ByteBuffer*) override {
     return RefuseStream(core_, "GetTokenizerBundle");
   }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/grpc/request_errors.h"
@@ -35,6 +36,37 @@ void AddGroup(engine::KvGroup group, int layers, const scheduler::SchedulerStats
   out.set_kv_blocks_used(out.kv_blocks_used() + message.used());
   out.set_kv_usage(
       std::max(out.kv_usage(), static_cast<double>(used) / static_cast<double>(total)));
+}
+
+v1::RequestStatus::State StateOf(const RequestStatusView& view) {
+  if (view.tokenizing) return v1::RequestStatus::TOKENIZING;
+  switch (view.request.state) {
+    case scheduler::RequestView::State::kQueued:
+      return v1::RequestStatus::QUEUED;
+    case scheduler::RequestView::State::kPrefill:
+      return v1::RequestStatus::PREFILL;
+    case scheduler::RequestView::State::kDecode:
+      return v1::RequestStatus::DECODE;
+    case scheduler::RequestView::State::kPaused:
+      return v1::RequestStatus::PAUSED;
+    case scheduler::RequestView::State::kPreempted:
+      return v1::RequestStatus::PREEMPTED;
+  }
+  return v1::RequestStatus::STATE_UNSPECIFIED;
+}
+
+//   age_us   since the call came
+v1::RequestStatus StatusOf(const std::string& id, const RequestStatusView& view, int64_t age_us) {
+  v1::RequestStatus status;
+  status.set_request_id(id);
+  status.set_state(StateOf(view));
+  status.set_age_s(static_cast<double>(age_us) * 1e-6);
+  if (view.tokenizing) return status;
+  status.set_queue_position(Count(view.request.queue_position));
+  status.set_eta_first_token_s(view.request.eta_first_token_s);
+  status.set_prompt_tokens(Count(view.request.prompt_tokens));
+  status.set_completion_tokens(Count(view.request.completion_tokens));
+  return status;
 }
 
 }  // namespace
@@ -104,6 +136,27 @@ absl::StatusOr<v1::AbortResponse> AbortCalls(const v1::AbortRequest& request, Se
     }
   }
   return response;
+}
+
+void DescribeCall(const v1::GetRequestStatusRequest& request, ServiceCore& core,
+                  std::function<void(absl::StatusOr<v1::RequestStatus>)> answer) {
+  const std::string& id = request.request_id();
+  absl::Status good = CheckRequestId("request_id", id);
+  if (good.ok() && id.empty()) good = BadParameter("request_id", "is empty; name a request");
+  if (!good.ok()) return answer(std::move(good));
+  const std::optional<ActiveCalls::View> call = core.calls().Find(id);
+  if (!call.has_value()) return answer(RequestNotFound(id));
+  if (!call->handle.has_value())
+    return answer(StatusOf(id, {.tokenizing = true, .request = {}}, call->age_us));
+  const auto on_view = [&core, id, age_us = call->age_us,
+                        answer = std::move(answer)](std::optional<RequestStatusView> view) {
+    // This may be the scheduler's thread, which has better things to do than to send messages.
+    core.timers().Start(CallTimers::Clock::now(), [id, age_us, answer, view] {
+      answer(view.has_value() ? absl::StatusOr<v1::RequestStatus>(StatusOf(id, *view, age_us))
+                              : RequestNotFound(id));
+    });
+  };
+  (*core.Model())->backend.generator->Describe(*call->handle, on_view);
 }
 
 }  // namespace tandem::server

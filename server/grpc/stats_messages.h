@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/statusor.h"
 #include "server/grpc/service_core.h"
@@ -26,5 +27,10 @@ absl::StatusOr<int64_t> WatchIntervalMs(const v1::WatchStatsRequest& request);
 // Marks the calls that are named.
 //   errors  kInvalidArgument BAD_PARAMETER: too many ids, or no ids; kPermissionDenied AUTH: tenant
 absl::StatusOr<v1::AbortResponse> AbortCalls(const v1::AbortRequest& request, ServiceCore& core);
+
+// Where a call stands. Calls `answer` once, on this thread or on the timers'.
+//   errors  kNotFound REQUEST_NOT_FOUND; kInvalidArgument BAD_PARAMETER
+void DescribeCall(const v1::GetRequestStatusRequest& request, ServiceCore& core,
+                  std::function<void(absl::StatusOr<v1::RequestStatus>)> answer);
 
 }  // namespace tandem::server

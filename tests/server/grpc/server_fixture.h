@@ -33,6 +33,7 @@ struct Details {
   google::rpc::ErrorInfo info;
   google::rpc::BadRequest bad;
   std::optional<google::rpc::RetryInfo> retry;
+  std::vector<std::string> types;  // of all, such as "QuotaFailure"
 };
 
 inline Details DetailsOf(const grpc::Status& status) {
@@ -41,6 +42,7 @@ inline Details DetailsOf(const grpc::Status& status) {
   EXPECT_EQ(all.code(), status.error_code());
   Details details;
   for (const auto& any : all.details()) {
+    details.types.push_back(any.type_url().substr(any.type_url().rfind('.') + 1));
     any.UnpackTo(&details.info);
     any.UnpackTo(&details.bad);
     google::rpc::RetryInfo retry;
@@ -81,6 +83,9 @@ inline std::optional<std::string> Find(
 
 class GrpcServerTest : public ::testing::Test {
  protected:
+  explicit GrpcServerTest(Tokenizer tokenizer = SyntheticTokenizer())
+      : tokenizer_(std::move(tokenizer)) {}
+
   void StartServer(GrpcConfig config = {}, RigConfig rig = {}, bool loaded = true) {
     spdlog::set_level(spdlog::level::warn);
     rig_.emplace(tokenizer_, rig);
@@ -109,6 +114,11 @@ class GrpcServerTest : public ::testing::Test {
     model.vocab_size = tokenizer_.vocab_size();
     model.default_sampling.temperature = 0.0f;
     model.eos_ids = {1};
+    model.layers = 3;
+    model.full_attention_layers = 1;
+    model.kv_block_tokens = 16;
+    model.kv_format = "bf16";
+    model.has_chat = tokenizer_.vocabulary().Find("<turn|>").has_value();
     server_->Serve(model, {.generator = &rig_->generator(),
                            .tokenizer = &tokenizer_,
                            .scheduler = &rig_->scheduler()});
@@ -202,11 +212,25 @@ class GrpcServerTest : public ::testing::Test {
     const scheduler::SchedulerStats stats = rig_->scheduler().stats();
     return stats.running == 0 && stats.waiting == 0 && stats.blocks_used[engine::kFull] == 0;
   }
+  // Where a call stands; STATE_UNSPECIFIED when nobody knows it.
+  v1::RequestStatus StatusOf(const std::string& request_id, grpc::Status* status = nullptr) {
+    grpc::ClientContext context;
+    v1::GetRequestStatusRequest request;
+    request.set_request_id(request_id);
+    v1::RequestStatus answer;
+    const grpc::Status got = stub_->GetRequestStatus(&context, request, &answer);
+    if (status != nullptr) *status = got;
+    return answer;
+  }
+  void WaitState(const std::string& request_id, v1::RequestStatus::State state) {
+    Eventually([&] { return StatusOf(request_id).state() == state; });
+  }
+
   bool Exports(const char* series) {
     return metrics_.Render(health_).find(series) != std::string::npos;
   }
 
-  const Tokenizer tokenizer_ = SyntheticTokenizer();
+  const Tokenizer tokenizer_;
   HealthState health_;
   Metrics metrics_{"demo"};
   std::atomic<int> hold_at_ = 1 << 30;

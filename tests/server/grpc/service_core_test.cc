@@ -1,6 +1,7 @@
 #include "server/grpc/service_core.h"
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -9,6 +10,7 @@
 #include "scheduler/status_reason.h"
 #include "server/grpc/model_messages.h"
 #include "server/grpc/request_id.h"
+#include "server/grpc/stats_messages.h"
 
 namespace tandem::server {
 namespace {
@@ -66,6 +68,69 @@ TEST(ActiveCallsTest, CancellingReachesRunningCallsAndThoseAboutToRun) {
   EXPECT_THAT(calls.HandlesToCancel(), IsEmpty());
 }
 
+TEST(ActiveCallsTest, AnAbortReachesRunningCallsAndThoseAboutToRun) {
+  ActiveCalls calls;
+  const auto running = calls.Begin("a"), starting = calls.Begin("b"), other = calls.Begin("c");
+  EXPECT_EQ(calls.SetHandle(*running, 7), std::nullopt);
+  EXPECT_EQ(calls.Abort("a")->handle, std::optional<Generator::Handle>(7));
+  EXPECT_EQ(calls.Abort("b")->handle, std::nullopt);
+  EXPECT_EQ(calls.SetHandle(*starting, 8), scheduler::CancelCause::kAborted);
+  EXPECT_EQ(calls.SetHandle(*other, 9), std::nullopt);
+  EXPECT_FALSE(calls.Abort("nobody").has_value());
+  calls.End(*running);
+  EXPECT_FALSE(calls.Abort("a").has_value());
+  EXPECT_FALSE(calls.Find("a").has_value());
+  EXPECT_EQ(calls.Find("c")->handle, std::optional<Generator::Handle>(9));
+}
+
+TEST(ActiveCallsTest, ADrainEndsWatchesAndDoesNotWaitForThem) {
+  ActiveCalls calls;
+  int told = 0;
+  const auto gone = calls.BeginWatch([&] { told += 10; });
+  const auto watch = calls.BeginWatch([&] { ++told; });
+  ASSERT_TRUE(watch.ok());
+  calls.EndWatch(*gone);
+  calls.BeginDrain();
+  EXPECT_EQ(told, 1);
+  EXPECT_TRUE(calls.WaitIdle(std::chrono::minutes(1)));
+  EXPECT_EQ(GetReason(calls.BeginWatch([] {}).status()).reason, "DRAINING");
+}
+
+TEST(EngineStatsTest, UsageIsThatOfTheFullestGroup) {
+  ServedModel model;
+  model.layers = 30;
+  model.full_attention_layers = 5;
+  model.kv_block_tokens = 32;
+  model.kv_format = "bf16";
+  scheduler::SchedulerStats stats;
+  stats.running = 3;
+  stats.paused = 1;
+  stats.preempted_now = 2;
+  stats.blocks_total[engine::kSliding] = 100;
+  stats.blocks_used[engine::kSliding] = 50;
+  stats.blocks_total[engine::kFull] = 400;
+  stats.blocks_used[engine::kFull] = 100;
+  stats.last_step_us = 2500;
+  const v1::EngineStats out = ToEngineStats(
+      stats, model, {.prompt_per_s = 10, .generated_per_s = 20}, true, 1'700'000'000'250'000);
+  EXPECT_EQ(out.time().seconds(), 1'700'000'000);
+  EXPECT_EQ(out.time().nanos(), 250'000'000);
+  EXPECT_EQ(out.running(), 3u);
+  EXPECT_EQ(out.paused(), 1u);
+  EXPECT_EQ(out.preempted_now(), 2u);
+  EXPECT_EQ(out.kv_blocks_total(), 500u);
+  EXPECT_EQ(out.kv_blocks_used(), 150u);
+  EXPECT_DOUBLE_EQ(out.kv_usage(), 0.5);
+  ASSERT_EQ(out.kv_groups_size(), 2);
+  EXPECT_EQ(out.kv_groups(0).name(), "sliding");
+  EXPECT_EQ(out.kv_groups(0).layers(), 25u);
+  EXPECT_EQ(out.kv_groups(1).layers(), 5u);
+  EXPECT_DOUBLE_EQ(out.step_time_ms(), 2.5);
+  EXPECT_DOUBLE_EQ(out.prompt_tokens_per_s(), 10);
+  EXPECT_DOUBLE_EQ(out.generation_tokens_per_s(), 20);
+  EXPECT_TRUE(out.draining());
+}
+
 TEST(TokenRateTest, SleepDoesNotCount) {
   TokenRate rate;
   rate.Observe(0, 1'000'000);
@@ -73,8 +138,10 @@ TEST(TokenRateTest, SleepDoesNotCount) {
   EXPECT_DOUBLE_EQ(rate.per_second(), 100.0);
   rate.Observe(100, 50'000'000);
   EXPECT_DOUBLE_EQ(rate.per_second(), 100.0);
+  EXPECT_DOUBLE_EQ(rate.last_per_second(), 0.0);  // but it is seen
   rate.Observe(400, 51'000'000);
   EXPECT_DOUBLE_EQ(rate.per_second(), 140.0);
+  EXPECT_DOUBLE_EQ(rate.last_per_second(), 300.0);
 }
 
 TEST(RetryDelayTest, IsTheTimeToDrainTheQueueWithinBoundsAndSpread) {

@@ -242,5 +242,57 @@ TEST_F(StreamMailboxTest, APromptOfOneTokenHasOnePromptLogprob) {
   EXPECT_TRUE(events[1].prompt_logprobs().last());
 }
 
+TEST_F(StreamMailboxTest, TheChannelsOfAChatMergeEachForItself) {
+  StreamMailbox<v1::ChatEvent> mailbox(Facts());
+  mailbox.Add(Started({2, 3}));
+  OutputEvent thought = Delta(0, 0, {5}, "");
+  thought.reasoning = "let me ";
+  OutputEvent both = Delta(0, 1, {6}, "It is ");
+  both.reasoning = "see";
+  OutputEvent call = Delta(0, 2, {7}, "noon");
+  call.tool_calls = {{.call_index = 0, .id = "c", .name = "clock", .arguments = "{}"}};
+  for (const OutputEvent& event : {thought, both, call}) mailbox.Add(event);
+  mailbox.Add(ChoiceEnd(0, scheduler::FinishReason::kToolCalls));
+  mailbox.Add(Finished());
+  const auto events = Drain(mailbox);
+  ASSERT_EQ(events.size(), 4u);
+  EXPECT_TRUE(events[0].has_accepted());
+  const v1::ChatDelta& delta = events[1].delta();
+  EXPECT_EQ(delta.content(), "It is noon");
+  EXPECT_EQ(delta.reasoning(), "let me see");
+  EXPECT_THAT(delta.token_ids(), ElementsAre(5, 6, 7));
+  ASSERT_EQ(delta.tool_calls_size(), 1);
+  EXPECT_EQ(delta.tool_calls(0).id(), "c");
+  EXPECT_EQ(delta.tool_calls(0).name(), "clock");
+  EXPECT_EQ(delta.tool_calls(0).arguments_delta(), "{}");
+  EXPECT_EQ(events[2].choice_finished().finish_reason(), v1::TOOL_CALLS);
+  EXPECT_TRUE(events[3].has_completed());
+  EXPECT_EQ(events[3].seq(), 3u);
+}
+
+TEST_F(StreamMailboxTest, HugeArgumentsOfAToolCallComeInPiecesThatConcatenate) {
+  StreamMailbox<v1::ChatEvent> mailbox(Facts());
+  OutputEvent event = Delta(0, 0, {5}, "");
+  std::string arguments = "{\"text\":\"";
+  while (arguments.size() < (3u << 20)) arguments += "\xE2\x82\xAC";
+  arguments += "\"}";
+  event.tool_calls = {{.call_index = 0, .id = "a", .name = "write", .arguments = arguments},
+                      {.call_index = 1, .id = "b", .name = "clock", .arguments = ""}};
+  mailbox.Add(event);
+  std::string got;
+  int ids = 0, second = 0;
+  for (const v1::ChatEvent& message : Drain(mailbox)) {
+    EXPECT_LE(message.ByteSizeLong(), size_t{1} << 20);
+    for (const v1::ToolCallDelta& call : message.delta().tool_calls()) {
+      ids += call.id().empty() ? 0 : 1;
+      second += call.call_index() == 1 ? 1 : 0;
+      if (call.call_index() == 0) got += call.arguments_delta();
+    }
+  }
+  EXPECT_TRUE(got == arguments);
+  EXPECT_EQ(ids, 2);
+  EXPECT_EQ(second, 1);
+}
+
 }  // namespace
 }  // namespace tandem::server
