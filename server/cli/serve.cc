@@ -195,24 +195,21 @@ absl::StatusOr<Listeners> Listen(const Settings& settings, HealthState& health, 
   return listeners;
 }
 
-// Something to paste into another terminal: a call through the Python modules of the build tree, or
-// without those a look at the metrics.
-std::string LineToTry(const Listeners& listeners) {
-  namespace fs = std::filesystem;
-  const fs::path build = ProgramPath().parent_path().parent_path();  // <tree>/build/<preset>
-  const fs::path modules = build / "python";
-  const fs::path client = build.parent_path().parent_path() / "tools/client.py";
-  std::error_code error;
-  if (!fs::is_directory(modules / "tandem/v1", error) || !fs::exists(client, error)) {
-    if (listeners.http == nullptr) return "";
-    return "curl -s " + LocalAddress(listeners.http_address) + "/metrics";
+// Something to paste into another terminal: a conversation, or with a model that has none a look at
+// the metrics.
+std::string LineToTry(const Listeners& listeners, bool has_chat) {
+  if (has_chat) {
+    const std::filesystem::path program = ProgramPath();
+    std::error_code error;
+    std::string name = std::filesystem::proximate(program, error).string();
+    if (error || name.starts_with("..")) name = program.string();
+    return name + " chat --connect " + LocalAddress(listeners.grpc_addresses[0]);
   }
-  return absl::StrFormat(
-      "PYTHONPATH=%s /usr/bin/python3 %s %s", fs::proximate(modules, error).string(),
-      fs::proximate(client, error).string(), LocalAddress(listeners.grpc_addresses[0]));
+  if (listeners.http == nullptr) return "";
+  return "curl -s " + LocalAddress(listeners.http_address) + "/metrics";
 }
 
-void SayReady(const Console& console, const Listeners& listeners, double seconds) {
+void SayReady(const Console& console, const Listeners& listeners, bool has_chat, double seconds) {
   const std::string grpc = absl::StrJoin(listeners.grpc_addresses, ",");
   std::string text = "grpc " + grpc;
   std::string event = "grpc=" + grpc;
@@ -222,7 +219,7 @@ void SayReady(const Console& console, const Listeners& listeners, double seconds
   }
   console.Note("ready", absl::StrFormat("%s  (%s)", text, SecondsText(seconds)),
                absl::StrFormat("%s seconds=%.1f", event, seconds));
-  if (const std::string line = LineToTry(listeners); !line.empty()) {
+  if (const std::string line = LineToTry(listeners, has_chat); !line.empty()) {
     console.Note("try", line, "command=\"" + line + "\"");
   }
 }
@@ -319,7 +316,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   listeners->grpc->Serve(
       served, {.generator = &*generator, .tokenizer = &*tokenizer, .scheduler = &scheduler});
   stopper.Arm([&] { listeners->grpc->HurryShutdown(); });
-  SayReady(console, *listeners, MonotonicSeconds() - begin_s);
+  SayReady(console, *listeners, served.has_chat, MonotonicSeconds() - begin_s);
 
   WaitForSignal(console, scheduler, stopper);
   // Nobody balances load over a server that somebody watches in a terminal.
