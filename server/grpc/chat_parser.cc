@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kMaxTextBytes = 4 << 20;  // as of Generate's text
 constexpr int kMaxTools = 1024;
 constexpr int kMaxTemplateArgs = 64;
+constexpr size_t kMaxTemplateArgBytes = 1024;
 
 // Where a mistake is, as the client would write it.
 std::string At(const std::string& field, int index, const char* member = "") {
@@ -129,13 +130,16 @@ absl::Status ParseTemplateArgs(const v1::ChatRequest& proto, ChatPrompt& prompt)
   if (proto.has_enable_thinking()) enable_thinking = proto.enable_thinking();
   for (const auto& [name, json] : proto.template_args_json()) {
     const std::string path = absl::StrCat("template_args_json[", Printable(name), "]");
-    const absl::StatusOr<JsonValue> value = ParseJson(json);
-    if (!value.ok()) return BadParameter(path, std::string(value.status().message()));
     if (name != "enable_thinking" && name != "preserve_thinking") {
       return BadParameter(path,
                           "is no argument of this chat template, which knows enable_thinking and "
                           "preserve_thinking");
     }
+    if (const absl::Status good = CheckBytes(path, json, kMaxTemplateArgBytes); !good.ok()) {
+      return good;
+    }
+    const absl::StatusOr<JsonValue> value = ParseJson(json);
+    if (!value.ok()) return BadParameter(path, std::string(value.status().message()));
     if (value->kind != JsonValue::Kind::kBool) {
       return BadParameter(path, "must be true or false");
     }

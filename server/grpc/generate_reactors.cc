@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "scheduler/end_status.h"
 #include "server/grpc/generation_run.h"
 #include "server/grpc/request_id.h"
 #include "server/grpc/stream_mailbox.h"
@@ -152,13 +154,7 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
   void OnCancel() override { run_.Cancel(CauseOf(context_)); }
 
-  void OnDone() override {
-    std::unique_lock lock(mutex_);
-    const std::optional<CallTimers::Id> patience = std::exchange(patience_, std::nullopt);
-    lock.unlock();
-    if (patience.has_value()) core_.timers().Cancel(*patience);
-    delete this;
-  }
+  void OnDone() override { delete this; }
 
   void OnWriteDone(bool ok) override {
     if (!ok) run_.Cancel(CauseOf(context_));
@@ -178,9 +174,7 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (!broken_) mailbox_->Add(event);
     if (event.kind == OutputEvent::Kind::kFinished) {
       end_status_ = event.status;
-      // A reader who was given up may never take the message under way: the call then stays open
-      // for the status, but nobody waits for it any more.
-      if (broken_ && writing_) closed_ = CloseCall(run_, *end_status_, context_);
+      CloseEarly();
     } else if (!broken_ && !patience_.has_value() && Lag() > 1.0) {
       OnLag();
     }
@@ -201,9 +195,9 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (!core_.config().pause_slow_consumers) return GiveUp();
     run_.SetPaused(true);
     const std::chrono::seconds timeout(core_.config().slow_consumer_timeout_s);
-    patience_ = core_.timers().Start(CallTimers::Clock::now() + timeout, [this] {
+    patience_ = core_.timers().Start(CallTimers::Clock::now() + timeout, [this, pause = ++pauses_] {
       const std::lock_guard lock(mutex_);
-      if (patience_.has_value()) GiveUp();
+      if (patience_.has_value() && pauses_ == pause) GiveUp();
     });
   }
 
@@ -211,7 +205,15 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void GiveUp() {
     broken_ = true;
     mailbox_->Clear();
-    run_.Cancel(CancelCause::kSlowConsumer);
+    if (!end_status_.has_value()) return run_.Cancel(CancelCause::kSlowConsumer);
+    end_status_ = scheduler::CancelStatus(CancelCause::kSlowConsumer, /*completion_tokens=*/0);
+    CloseEarly();
+  }
+
+  // Under the lock, when the request has ended. A reader who was given up may never take the
+  // message under way: the call then stays open for the status, but nobody waits for it any more.
+  void CloseEarly() {
+    if (broken_ && writing_) closed_ = CloseCall(run_, *end_status_, context_);
   }
 
   // Writes the next message, or finishes, unless a write is under way. Takes the lock along because
@@ -227,13 +229,18 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
         patience = std::exchange(patience_, std::nullopt);
         run_.SetPaused(false);
       }
-      lock.unlock();
-      if (patience.has_value()) core_.timers().Cancel(*patience);
+      Unlock(std::move(lock), patience);
       StartWrite(&current_);
     } else if (end_status_.has_value()) {
-      lock.unlock();
+      Unlock(std::move(lock), std::exchange(patience_, std::nullopt));
       Finish(closed_.has_value() ? *closed_ : CloseCall(run_, *end_status_, context_));
     }
+  }
+
+  // Unlocks, and then waits for a timer that may be about to take the lock.
+  void Unlock(std::unique_lock<std::mutex> lock, std::optional<CallTimers::Id> timer) {
+    lock.unlock();
+    if (timer.has_value()) core_.timers().Cancel(*timer);
   }
 
   ServiceCore& core_;
@@ -246,6 +253,7 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   bool writing_ = false;
   bool broken_ = false;                     // nothing more can reach the client but the status
   std::optional<CallTimers::Id> patience_;  // while paused for a client that lags behind
+  int64_t pauses_ = 0;
   std::optional<absl::Status> end_status_;
   std::optional<grpc::Status> closed_;
 };

@@ -215,6 +215,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadChat{"TemplateArgumentOfTheWrongType",
                 [](Proto& p) { (*p.mutable_template_args_json())["preserve_thinking"] = "1"; },
                 "template_args_json[\"preserve_thinking\"]", "true or false"},
+        BadChat{"HugeTemplateArgument",
+                [](Proto& p) {
+                  (*p.mutable_template_args_json())["enable_thinking"] = std::string(2000, ' ');
+                },
+                "template_args_json[\"enable_thinking\"]", "1024"},
         BadChat{"UnknownTemplateArgument",
                 [](Proto& p) { (*p.mutable_template_args_json())["date_string"] = "\"today\""; },
                 "template_args_json[\"date_string\"]", "enable_thinking"},

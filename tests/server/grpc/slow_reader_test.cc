@@ -14,11 +14,12 @@ namespace {
 class SlowReaderTest : public GrpcServerTest {
  protected:
   // Opens an endless stream that nobody reads, and waits until its request is paused.
-  void Stall(GrpcConfig config) {
+  void Stall(GrpcConfig config, int time_limit_ms = 0) {
     StartServer(config, {.max_context = 60'000});
     slow_ = StallingStub();
     v1::GenerateRequest request = EndlessRequest();
     request.set_request_id("slow");
+    request.mutable_stopping()->set_time_limit_ms(time_limit_ms);
     request.mutable_output()->set_logprobs(0);
     reader_ = slow_->GenerateStream(&context_, request);
   }
@@ -86,6 +87,20 @@ TEST_F(SlowReaderTest, WithoutPatienceALaggingStreamEndsAtOnce) {
   Stall(
       {.stream_buffer_tokens = 64, .slow_consumer_timeout_s = 3600, .pause_slow_consumers = false});
   Eventually([&] { return rig_->scheduler().stats().generated_tokens_total > 0 && Idle(); });
+  const grpc::Status status = Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(Reason(status), "SLOW_CONSUMER");
+}
+
+TEST_F(SlowReaderTest, WhatEndsWhilePausedIsNotCutShortInSilence) {
+  // Given a request that ends well while it is paused, and a client that still does not read.
+  Stall({.stream_buffer_tokens = 64, .slow_consumer_timeout_s = 1}, /*time_limit_ms=*/300);
+  Eventually([&] { return rig_->scheduler().stats().generated_tokens_total > 0 && Idle(); });
+  // When the patience is over, and then the client reads.
+  v1::GenerateRequest same = Request({10, 1});
+  same.set_request_id("slow");
+  Eventually([&] { return Generate(same).ok(); });
+  // Then it learns that something is missing.
   const grpc::Status status = Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
   EXPECT_EQ(Reason(status), "SLOW_CONSUMER");
