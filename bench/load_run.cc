@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <limits>
+#include <condition_variable>
+#include <mutex>
 #include <utility>
 
 namespace tandem::bench {
@@ -19,6 +20,8 @@ constexpr int kUnavailable = 14;
 constexpr int64_t kProgressUs = 200'000;
 // So many calls in a row that nobody answered, and the server counts as gone.
 constexpr int kMaxUnavailable = 20;
+// Sent before what has ended meanwhile is looked at, when this program can not keep up.
+constexpr int kMaxStarts = 256;
 // grpc-surface 2.13, for a server that does not say how long to wait.
 constexpr int64_t kFirstBackoffUs = 100'000;
 constexpr int64_t kMaxBackoffUs = 2'000'000;
@@ -63,7 +66,7 @@ LoadRun::~LoadRun() = default;
 
 int64_t LoadRun::Now() const { return ClockUs() - begin_us_; }
 
-bool LoadRun::MoreToSend(int64_t now_us) {
+bool LoadRun::MoreToSend(int64_t now_us) const {
   if (stopped_ || result_.server_lost) return false;
   if (spec_.requests > 0) return next_index_ < spec_.requests;
   const int64_t next_us = spec_.concurrency > 0 ? now_us : next_arrival_us_;
@@ -73,7 +76,7 @@ bool LoadRun::MoreToSend(int64_t now_us) {
 // When there is something to do although no call ends.
 int64_t LoadRun::WakeAt(int64_t now_us) const {
   int64_t wake_us = now_us + kProgressUs;
-  if (spec_.concurrency == 0 && !stopped_) wake_us = std::min(wake_us, next_arrival_us_);
+  if (spec_.concurrency == 0 && MoreToSend(now_us)) wake_us = std::min(wake_us, next_arrival_us_);
   if (!retries_.empty()) wake_us = std::min(wake_us, retries_.top().time_us);
   return wake_us;
 }
@@ -104,20 +107,21 @@ void LoadRun::Start(const CallPtr& call) {
   call->cancel = start_(plan_(call->record.index), std::move(sink));
 }
 
-void LoadRun::StartDue(int64_t now_us) {
+// Returns whether more is due already.
+bool LoadRun::StartDue(int64_t now_us) {
   while (!retries_.empty() && retries_.top().time_us <= now_us) {
     const CallPtr call = retries_.top().call;
     retries_.pop();
     Start(call);
   }
-  while (MoreToSend(now_us)) {
+  for (int started = 0; started < kMaxStarts && MoreToSend(now_us); ++started) {
     int64_t due_us = now_us;
     if (spec_.concurrency > 0) {
       const size_t busy = active_.size() + retries_.size();
-      if (busy >= static_cast<size_t>(spec_.concurrency)) return;
+      if (busy >= static_cast<size_t>(spec_.concurrency)) return false;
     } else {
       due_us = next_arrival_us_;
-      if (due_us > now_us) return;
+      if (due_us > now_us) return false;
       next_arrival_us_ = arrivals_.Next();
     }
     auto call = std::make_shared<Call>();
@@ -128,6 +132,7 @@ void LoadRun::StartDue(int64_t now_us) {
     Start(call);
     now_us = Now();
   }
+  return MoreToSend(now_us);
 }
 
 // An ended call: to be sent again, or to be kept.
@@ -178,7 +183,7 @@ RunResult LoadRun::Run(const std::function<void(const LoadProgress&)>& progress)
   int64_t told_us = 0;
   for (;;) {
     int64_t now_us = Now();
-    StartDue(now_us);
+    const bool more_due = StartDue(now_us);
     now_us = Now();
     if (active_.empty() && retries_.empty() && !MoreToSend(now_us)) break;
     if (now_us - told_us >= kProgressUs) {
@@ -191,7 +196,8 @@ RunResult LoadRun::Run(const std::function<void(const LoadProgress&)>& progress)
     bool stop = false;
     {
       std::unique_lock lock(shared_->mutex);
-      const auto until = Clock::time_point(std::chrono::microseconds(begin_us_ + WakeAt(now_us)));
+      const auto until =
+          Clock::time_point(std::chrono::microseconds(begin_us_ + (more_due ? 0 : WakeAt(now_us))));
       shared_->changed.wait_until(
           lock, until, [&] { return !shared_->ended.empty() || (shared_->stop && !stopped_); });
       ended.swap(shared_->ended);

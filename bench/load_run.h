@@ -3,17 +3,14 @@
 // In        which requests (plan), when (LoadSpec), how to send one (StartCall).
 // Out       a RunResult.
 // Not here  gRPC (grpc_client.h); figures (summary.h).
-// Threads   Run uses the caller's thread, which alone starts calls; their sinks may be called on
-// any
-//           thread, one at a time per call. Stop from any thread.
+// Threads   Run uses the caller's thread, which alone starts calls. The sink of a call is for any
+//           thread, one at a time. Stop from any thread.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <queue>
 #include <string>
@@ -44,8 +41,7 @@ using CancelCall = std::function<void()>;
 using StartCall = std::function<CancelCall(const PlannedRequest&, CallSink)>;
 
 struct LoadSpec {
-  int concurrency =
-      0;  // closed loop: so many calls at a time, the next when one ends. 0: open loop
+  int concurrency = 0;        // closed loop: calls at a time, the next when one ends. 0: open loop
   ArrivalSpec arrivals;       // open loop
   uint64_t arrival_seed = 0;  // open loop
   int requests = 0;           // 0: as many as begin within the duration
@@ -82,9 +78,9 @@ class LoadRun {
   };
 
   int64_t Now() const;
-  bool MoreToSend(int64_t now_us);
+  bool MoreToSend(int64_t now_us) const;
   int64_t WakeAt(int64_t now_us) const;
-  void StartDue(int64_t now_us);
+  bool StartDue(int64_t now_us);
   void Start(const CallPtr& call);
   void Settle(const CallPtr& call, int64_t now_us);
   void CancelAll();

@@ -2,8 +2,7 @@
 //
 //   TTFT  sent to first message with a token
 //   ITL   gaps between messages; a message of k tokens after a gap g counts as k gaps of g / k, as
-//   in
-//         the server's own metric
+//         in the server's own metric
 //   TPOT  of one request: first token to last token, over the tokens after the first message
 //   e2e   sent to the status
 // Latencies are of the requests that ended OK; throughput counts every token that came.

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_format.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/status_reason.h"
 #include "server/cli/bench_serve_report.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/served_model_facts.h"
@@ -30,9 +31,10 @@ int StreamsOf(const BenchServeArguments& arguments) {
   return arguments.concurrency.empty() ? kDefaultStreams : arguments.concurrency[0];
 }
 
-int MostTokens(const std::string& lengths, int otherwise) {
+// 0: no bound.
+int MostTokens(const std::string& lengths) {
   const bench::Lengths parsed = bench::ParseLengths(lengths).value();
-  return parsed.bounded() ? parsed.most : otherwise;
+  return parsed.bounded() ? parsed.most : 0;
 }
 
 // KV blocks for all streams at their longest.
@@ -41,8 +43,8 @@ MemoryRequest MemoryOf(const Settings& settings, const ModelSource& source) {
   MemoryRequest request = MemoryRequestOf(settings, source, StreamsOf(arguments));
   request.max_context = 0;
   if (arguments.prompts.empty()) {
-    const int prompt = MostTokens(arguments.prompt_tokens, 0);
-    const int output = MostTokens(arguments.output_tokens, 0);
+    const int prompt = MostTokens(arguments.prompt_tokens);
+    const int output = MostTokens(arguments.output_tokens);
     if (prompt > 0 && output > 0) request.max_context = prompt + output + 1;
   }
   request.context_option = "--prompt-tokens or --output-tokens";
@@ -192,6 +194,7 @@ bench::StartCall StartInProcess(OwnServer& server, const bench::CallOptions& opt
       if (event.kind != OutputEvent::Kind::kFinished) return;
       bench::CallEnd end;
       end.code = static_cast<int>(event.status.code());
+      end.reason = GetReason(event.status).reason;
       end.message = std::string(event.status.message());
       end.prompt_tokens = event.stats.prompt_tokens;
       end.output_tokens = event.stats.completion_tokens;

@@ -138,6 +138,20 @@ TEST(LoadRunTest, AnOpenLoopSendsByTheClockHoweverManyAreOpen) {
   EXPECT_EQ(result.rate, 100.0);
 }
 
+TEST(LoadRunTest, MoreCallsThanAreSentInARowAreAllOpenAtOnce) {
+  // Given calls that nobody answers before all 1000 are open.
+  std::vector<CallSink> open;
+  const StartCall start = [&](const PlannedRequest&, CallSink sink) -> CancelCall {
+    open.push_back(std::move(sink));
+    if (open.size() == 1000) {
+      for (const CallSink& each : open) each.on_end({});
+    }
+    return [] {};
+  };
+  LoadRun run({.concurrency = 1000, .requests = 1000}, Plan, start);
+  EXPECT_EQ(run.Run(kIgnoreProgress).requests.size(), 1000u);
+}
+
 TEST(LoadRunTest, ADurationEndsTheSendingAndTheRestFinishes) {
   Answerer answerer([](const PlannedRequest&) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
