@@ -1,6 +1,5 @@
 #include "server/cli/chat_local.h"
 
-#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -17,13 +16,6 @@
 
 namespace tandem::server {
 namespace {
-
-// Instruct models end their turn with a token that their generation_config.json lists.
-bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer) {
-  const std::optional<int32_t> end_of_turn = tokenizer.vocabulary().Find("<turn|>");
-  const std::vector<int32_t>& eos = config.generation.eos_ids;
-  return end_of_turn.has_value() && std::find(eos.begin(), eos.end(), *end_of_turn) != eos.end();
-}
 
 ChatAnswer::End EndOf(scheduler::FinishReason reason) {
   switch (reason) {

@@ -257,7 +257,7 @@ class Repl {
 
   // About what goes on, for a person.
   void Note(std::string_view text) {
-    if (io_.interactive) io_.write(Dimmed(text, io_.colors) + "\n");
+    if (io_.interactive) io_.write(Dimmed(TerminalSafe(text), io_.colors) + "\n");
   }
 
   // The same, but nobody should miss it.
@@ -271,7 +271,8 @@ class Repl {
 
   // Returns whether that ends the program.
   bool Fail(const absl::Status& status) {
-    io_.fail(std::string_view(status.message().data(), status.message().size()));
+    const std::string message(status.message());  // of a server, perhaps
+    io_.fail(io_.interactive ? TerminalSafe(message) : message);
     return !io_.interactive;
   }
 

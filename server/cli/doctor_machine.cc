@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "kernels/cpu/cpu_features.h"
 #include "server/cli/format.h"
@@ -35,8 +36,9 @@ std::string IsaText(kernels::CpuIsa isa) {
   return isa == kernels::CpuIsa::kRef ? "plain loops" : std::string(kernels::CpuIsaName(isa));
 }
 
-// What bind() of `listen` answers; 0: it worked. `problem` has what came before it.
-int TryToBind(const std::string& listen, std::string& problem) {
+// Binds a socket to `listen` and closes it.
+//   returns  0, or what bind() says; a name that is not known is an error of its own
+absl::StatusOr<int> TryToBind(const std::string& listen) {
   const size_t colon = listen.rfind(':');
   std::string host = listen.substr(0, colon);
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
@@ -45,23 +47,18 @@ int TryToBind(const std::string& listen, std::string& problem) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), listen.substr(colon + 1).c_str(), &hints, &found);
-  if (error != 0) {
-    problem = gai_strerror(error);
-    return 0;
-  }
-  int result = 0;
+  const int unknown = getaddrinfo(host.c_str(), listen.substr(colon + 1).c_str(), &hints, &found);
+  if (unknown != 0) return absl::NotFoundError(gai_strerror(unknown));
   const int descriptor = socket(found->ai_family, SOCK_STREAM, 0);
-  if (descriptor < 0) {
-    result = errno;
-  } else {
+  int error = descriptor < 0 ? errno : 0;
+  if (descriptor >= 0) {
     const int on = 1;  // as a server does: connections that are closing do not count
     setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(descriptor, found->ai_addr, found->ai_addrlen) != 0) result = errno;
+    if (bind(descriptor, found->ai_addr, found->ai_addrlen) != 0) error = errno;
     close(descriptor);
   }
   freeaddrinfo(found);
-  return result;
+  return error;
 }
 
 }  // namespace
@@ -155,11 +152,14 @@ Finding CheckOpenFiles(uint64_t limit) {
 Finding CheckPort(const std::string& option, const std::string& listen) {
   const std::string name = option.substr(2, 4) + " port";  // "grpc port"
   const std::string asked = option + " " + listen;
-  std::string problem;
-  switch (const int error = TryToBind(listen, problem)) {
+  const absl::StatusOr<int> error = TryToBind(listen);
+  if (!error.ok()) {
+    return Fail(name, asked + ": " + std::string(error.status().message()),
+                "give an address of this machine, or 0.0.0.0");
+  }
+  switch (*error) {
     case 0:
-      if (problem.empty()) return Pass(name, listen + " is free");
-      return Fail(name, asked + ": " + problem, "give an address of this machine, or 0.0.0.0");
+      return Pass(name, listen + " is free");
     case EADDRINUSE:
       return Fail(name, asked + " is in use",
                   "stop what listens there, or choose another port with " + option);
@@ -169,7 +169,7 @@ Finding CheckPort(const std::string& option, const std::string& listen) {
       return Fail(name, asked + " is no address of this machine",
                   "give one of its addresses, or 0.0.0.0");
     default:
-      return Fail(name, asked + ": " + std::strerror(error), "choose another with " + option);
+      return Fail(name, asked + ": " + std::strerror(*error), "choose another with " + option);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <functional>
@@ -132,13 +131,6 @@ absl::StatusOr<std::string> ReadPrompt(const RunArguments& run) {
   std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
   if (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
-}
-
-// Instruct models end their turn with a token that their generation_config.json lists.
-bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer) {
-  const std::optional<int32_t> end_of_turn = tokenizer.vocabulary().Find("<turn|>");
-  const std::vector<int32_t>& eos = config.generation.eos_ids;
-  return end_of_turn.has_value() && std::find(eos.begin(), eos.end(), *end_of_turn) != eos.end();
 }
 
 absl::StatusOr<GenerationSpec> MakeSpec(const Settings& settings, const ModelSource& source,

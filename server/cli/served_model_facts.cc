@@ -2,6 +2,7 @@
 
 #include <openssl/sha.h>
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -65,6 +66,12 @@ absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source) {
         path.string(), tokenizer->vocab_size(), source.config.vocab));
   }
   return tokenizer;
+}
+
+bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer) {
+  const std::optional<int32_t> end_of_turn = tokenizer.vocabulary().Find("<turn|>");
+  const std::vector<int32_t>& eos = config.generation.eos_ids;
+  return end_of_turn.has_value() && std::find(eos.begin(), eos.end(), *end_of_turn) != eos.end();
 }
 
 ChatFormat ChatFormatOf(const ModelSource& source) {

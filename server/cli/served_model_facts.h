@@ -17,6 +17,10 @@ namespace tandem::server {
 // weights borrow the demo model's: ids beyond it have no text.
 absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source);
 
+// Whether the model was trained to take turns: its generation_config.json ends an answer with the
+// token that closes a turn.
+bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer);
+
 // Which chat template the checkpoint was trained with.
 ChatFormat ChatFormatOf(const ModelSource& source);
 

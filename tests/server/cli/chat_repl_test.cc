@@ -157,6 +157,11 @@ TEST(ChatTest, AnAnswerCanNotSteerTheTerminal) {
   talk.Type({"Hi"});
   talk.Run();
   EXPECT_THAT(talk.written, HasSubstr("a\uFFFD[2Jb\uFFFD\uFFFDc\td\ne\u00A9\n"));
+  // Nor can an error.
+  talk.answers = {{.status = absl::InternalError("\033[2Jgone")}};
+  talk.Type({"Hi"});
+  talk.Run();
+  EXPECT_EQ(talk.failed, "\uFFFD[2Jgone\n");
 }
 
 TEST(ChatTest, AStoppedAnswerStaysAndOneWithoutAWordIsForgotten) {
