@@ -12,8 +12,8 @@ import time
 import grpc
 import pytest
 import raw_connection as raw
-from conftest import request
-from neighbour import seeded, text_of
+from conftest import Server, eventually, request
+from neighbour import neighbour, seeded, text_of
 from network_fault_test import bystander, channel_to  # noqa: F401, a fixture
 from tandem.v1 import generation_pb2_grpc, params_pb2
 
@@ -53,6 +53,21 @@ def test_a_client_that_is_stopped_and_goes_on(server, bystander):  # noqa: F811
         victim.send_signal(signal.SIGCONT)
         time.sleep(0.1)
         victim.kill()
+
+
+@pytest.mark.parametrize("policy", ["pause", "abort"])
+def test_a_client_that_stops_reading(policy):
+    server = Server("--slow-consumer", policy, "--stream-buffer-tokens", "512",
+                    "--slow-consumer-timeout-s", "1")
+    # A window of 64 KiB that is never opened again; gRPC's own clients read ahead by megabytes.
+    with neighbour(server), raw.connect(server) as connection:
+        raw.send(connection, raw.PREFACE + raw.frame(raw.SETTINGS) + raw.frame(
+            raw.HEADERS, raw.END_HEADERS, 1, raw.call_headers("/tandem.v1.Generation/GenerateStream"))
+            + raw.frame(raw.DATA, raw.END_STREAM, 1, raw.message(ENDLESS.SerializeToString())))
+        eventually(lambda: server.metric("tandem_cancellations_total", cause="slow") == 1)
+        eventually(lambda: server.metric("tandem_grpc_requests_total", code="ABORTED") == 1)
+    eventually(server.idle)
+    assert server.stop() == 0, "".join(server.log)
 
 
 GOOD_CALL = raw.PREFACE + raw.frame(raw.SETTINGS) + raw.frame(

@@ -5,6 +5,8 @@ an Outcome whose `verdict` is one of
 
   ok, cancelled (by us), deadline (ours), invalid (we asked for nonsense), queue_full, draining
   closed    no server to talk to, before anything was accepted
+  cut       dropped by gRPC before it reached the service: what it does with calls that arrive
+            between the end of a server and the client's learning of it
   lost      accepted, then ended by something that was not the client's wish
   wrong     an untyped error, a stream out of order, another text than the same request had alone
   hung      no end within PATIENCE_S
@@ -19,9 +21,9 @@ import grpc
 from tandem.rpc import error_details_pb2
 from tandem.v1 import chat_pb2, generate_pb2, generation_pb2_grpc, params_pb2
 
-METHODS = ("Generate", "GenerateStream")
+METHODS = ("Generate", "GenerateStream", "Chat", "ChatStream")
 PATIENCE_S = 120
-FAILURES = ("lost", "wrong", "hung")
+FAILURES = ("lost", "wrong", "hung", "closed", "cut")  # unless the server is ending
 WORDS = ("fox river sum of 12 and 30 count story about the a an blue quick json name age city is "
          "was and then why who 7 9 lamp \u00e9\u00e8 \U0001f642 <bos> <|turn> {\"a\": 1}").split()
 DEADLINE_REASONS = ("DEADLINE", "DEADLINE_UNATTAINABLE", "QUEUE_TIMEOUT")
@@ -204,6 +206,8 @@ def _judge(error, errand, accepted):
         return "draining", ""
     if code == grpc.StatusCode.UNAVAILABLE and reason is None:
         return "closed", said
+    if code == grpc.StatusCode.CANCELLED and reason is None:
+        return "cut", said
     return "wrong", said
 
 

@@ -22,7 +22,7 @@ def test_a_signal_under_load_loses_nothing():
     result = drain_load.run(target=40, max_restarts=3, num_clients=60, processes=1)
     assert not result.problems
     assert result.in_flight >= 40 and result.accepted_in_grace > 0
-    assert result.refused + result.not_connected > 0 and result.exit_codes == {0}
+    assert result.refused > 0 and result.exit_codes == {0}
 
 
 def test_a_burst_fills_the_queue_and_no_more():
@@ -36,7 +36,7 @@ def test_killed_clients_leave_nothing_behind():
     assert result.left == NOTHING and result.exit_code == 0
     assert result.neighbour_changed == 0 < result.neighbour_texts
     # Some were caught in the middle of an answer.
-    assert result.cancelled > 0
+    assert result.cancelled > 0 and result.free_count > 0
 
 
 def test_a_flood_is_not_ahead_of_another_tenant():
