@@ -13,8 +13,7 @@ import grpc
 import pytest
 import raw_connection as raw
 from conftest import Server, eventually, request
-from neighbour import neighbour, seeded, text_of
-from network_fault_test import bystander, channel_to  # noqa: F401, a fixture
+from neighbour import bystander, channel_to, neighbour, seeded, text_of  # bystander: a fixture
 from tandem.v1 import generation_pb2_grpc, params_pb2
 
 ENDLESS = request(stopping=params_pb2.StoppingParams(ignore_eos=True),
@@ -36,7 +35,7 @@ while True:
 """
 
 
-def test_a_client_that_is_killed(server, bystander):  # noqa: F811
+def test_a_client_that_is_killed(server, bystander):
     for _ in range(3):
         with subprocess.Popen([sys.executable, "-c", VICTIM, server.grpc_address,
                                ENDLESS.SerializeToString().hex()], stdout=subprocess.PIPE) as victim:
@@ -44,7 +43,7 @@ def test_a_client_that_is_killed(server, bystander):  # noqa: F811
             victim.kill()
 
 
-def test_a_client_that_is_stopped_and_goes_on(server, bystander):  # noqa: F811
+def test_a_client_that_is_stopped_and_goes_on(server, bystander):
     with subprocess.Popen([sys.executable, "-c", VICTIM, server.grpc_address,
                            ENDLESS.SerializeToString().hex()], stdout=subprocess.PIPE) as victim:
         assert victim.stdout.readline() == b"streaming\n"
@@ -96,7 +95,7 @@ OTHER_LANGUAGES = {
 
 
 @pytest.mark.parametrize("what", OTHER_LANGUAGES)
-def test_a_client_that_speaks_something_else(server, bystander, what):  # noqa: F811
+def test_a_client_that_speaks_something_else(server, bystander, what):
     # Whether it hangs up politely, at once, or with a reset.
     with raw.connect(server) as connection:
         raw.send(connection, OTHER_LANGUAGES[what])
@@ -111,7 +110,7 @@ def test_a_client_that_speaks_something_else(server, bystander, what):  # noqa: 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def test_connections_of_noise(server, bystander):  # noqa: F811
+def test_connections_of_noise(server, bystander):
     noise = random.Random(7)
     for i in range(300):
         with raw.connect(server) as connection:
@@ -123,7 +122,7 @@ def test_connections_of_noise(server, bystander):  # noqa: F811
                               noise.randbytes(noise.randrange(64))) for _ in range(8)))
 
 
-def test_headers_without_end(server, bystander):  # noqa: F811
+def test_headers_without_end(server, bystander):
     piece = b"".join(raw.header("x-%06d" % i, "v" * 100) for i in range(30))
     with raw.connect(server) as connection:
         connection.settimeout(30)
@@ -133,7 +132,7 @@ def test_headers_without_end(server, bystander):  # noqa: F811
             taken = taken and raw.send(connection, raw.frame(raw.CONTINUATION, 0, 1, piece))
 
 
-def test_metadata_above_the_limit(server, bystander):  # noqa: F811
+def test_metadata_above_the_limit(server, bystander):
     with channel_to(server.grpc_address) as channel:
         stub = generation_pb2_grpc.GenerationStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -141,7 +140,7 @@ def test_metadata_above_the_limit(server, bystander):  # noqa: F811
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_calls_that_are_reset_as_fast_as_they_are_made(server, bystander):  # noqa: F811
+def test_calls_that_are_reset_as_fast_as_they_are_made(server, bystander):
     body = raw.message(ENDLESS.SerializeToString())
     with raw.connect(server) as connection:
         connection.settimeout(30)
@@ -155,7 +154,7 @@ def test_calls_that_are_reset_as_fast_as_they_are_made(server, bystander):  # no
                 break  # refused as a flood
 
 
-def test_pings_and_settings_without_end(server, bystander):  # noqa: F811
+def test_pings_and_settings_without_end(server, bystander):
     with raw.connect(server) as connection:
         connection.settimeout(5)
         raw.send(connection, raw.PREFACE + raw.frame(raw.SETTINGS))
@@ -165,5 +164,5 @@ def test_pings_and_settings_without_end(server, bystander):  # noqa: F811
                 break
 
 
-def test_the_server_still_answers_as_before(server, bystander):  # noqa: F811
+def test_the_server_still_answers_as_before(server, bystander):
     assert text_of(server.stub, seeded(2)) == text_of(server.stub, seeded(2))

@@ -1,10 +1,15 @@
-"""A well-behaved client beside the trouble: its text must come out as if it were alone."""
+"""A well-behaved client beside the trouble: its text must come out as if it were alone.
+
+The fixture `bystander` holds every test of this folder to that, and to leaving nothing behind.
+"""
 
 import contextlib
 import os
 import threading
 
-from conftest import request
+import grpc
+import pytest
+from conftest import eventually, request
 from tandem.v1 import params_pb2
 
 
@@ -53,3 +58,27 @@ def neighbour(server):
 def open_files(server):
     """How many descriptors the server's process holds."""
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+@pytest.fixture
+def bystander(server):
+    """Checks around a test that a neighbour's text is unchanged and nothing is left behind."""
+    with neighbour(server):
+        pass  # the clients of the tests are connected
+    eventually(server.idle)
+    files = open_files(server)
+    with neighbour(server):
+        yield
+    assert server.process.poll() is None, "".join(server.log)
+    eventually(server.idle)
+    assert server.metric("tandem_kv_blocks", state="used") == 0
+    eventually(lambda: open_files(server) <= files)
+
+
+@contextlib.contextmanager
+def channel_to(address):
+    """A channel that shares no connection with another."""
+    channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1),
+                                                      ("grpc.enable_http_proxy", 0)])
+    with channel:
+        yield channel

@@ -8,37 +8,13 @@ import grpc
 import pytest
 from conftest import eventually, request
 from fault_proxy import FaultProxy, Link
-from neighbour import neighbour, open_files, seeded, text_of
+from neighbour import bystander, channel_to, seeded, text_of  # bystander: a fixture
 from tandem.v1 import generation_pb2_grpc, params_pb2
 
 HEALTH = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"
 FATAL = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
          grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-
-
-@pytest.fixture
-def bystander(server):
-    """Checks around a test that a neighbour's text is unchanged and nothing is left behind."""
-    with neighbour(server):
-        pass  # the clients of the tests are connected
-    eventually(server.idle)
-    files = open_files(server)
-    with neighbour(server):
-        yield
-    assert server.process.poll() is None, "".join(server.log)
-    eventually(server.idle)
-    assert server.metric("tandem_kv_blocks", state="used") == 0
-    eventually(lambda: open_files(server) <= files)
-
-
-@contextlib.contextmanager
-def channel_to(address):
-    """A channel that shares no connection with another."""
-    channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1),
-                                                      ("grpc.enable_http_proxy", 0)])
-    with channel:
-        yield channel
 
 
 def calls(channel, timeout):
