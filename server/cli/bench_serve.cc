@@ -140,7 +140,7 @@ absl::StatusOr<int> BenchConnected(const BenchServeArguments& arguments, const C
   }
   if (report.runs.empty()) return kInterruptedExit;
   std::fputs(BenchServeReport(report, arguments.output).c_str(), stdout);
-  if (absl::Status s = WriteFiles(arguments, report); !s.ok()) return s;
+  if (absl::Status s = WriteFiles(arguments, report, report); !s.ok()) return s;
   if (interruption.happened()) return kInterruptedExit;
   if (report.runs.back().server_lost) return 1;
   const bool succeeded = std::any_of(report.runs.begin(), report.runs.end(),

@@ -31,6 +31,11 @@ int StreamsOf(const BenchServeArguments& arguments) {
   return arguments.concurrency.empty() ? kDefaultStreams : arguments.concurrency[0];
 }
 
+std::vector<int> IntervalsOf(const BenchServeArguments& arguments) {
+  if (arguments.stream_interval_tokens.empty()) return {1, 8};
+  return arguments.stream_interval_tokens;
+}
+
 // 0: no bound.
 int MostTokens(const std::string& lengths) {
   const bench::Lengths parsed = bench::ParseLengths(lengths).value();
@@ -225,9 +230,6 @@ std::vector<TransportPair> MeasurePairs(const Settings& settings, const Console&
                                         bench::GrpcClient& client,
                                         const bench::WorkloadSpec& workload) {
   const BenchServeArguments& arguments = settings.bench_serve;
-  const std::vector<int> intervals = arguments.stream_interval_tokens.empty()
-                                         ? std::vector<int>{1, 8}
-                                         : arguments.stream_interval_tokens;
   const int streams = StreamsOf(arguments);
   bench::LoadSpec load;
   load.concurrency = streams;
@@ -256,7 +258,7 @@ std::vector<TransportPair> MeasurePairs(const Settings& settings, const Console&
   }
   std::vector<TransportPair> pairs;
   for (int repetition = 1; repetition <= arguments.repetitions; ++repetition) {
-    for (const int interval : intervals) {
+    for (const int interval : IntervalsOf(arguments)) {
       if (interruption.happened()) return pairs;
       ++run_number;
       const bench::CallOptions options = CallOptionsOf(arguments, interval);
@@ -306,7 +308,10 @@ absl::StatusOr<int> BenchOwnServer(const Settings& settings, const Console& cons
     }
   }
   std::fputs(TransportReport(report, pairs, arguments.output).c_str(), stdout);
-  if (absl::Status s = WriteFiles(arguments, report); !s.ok()) return s;
+  bench::Report drawn = report;  // the last pair of each interval: all would be too many curves
+  const size_t shown = std::min(report.runs.size(), 2 * IntervalsOf(arguments).size());
+  drawn.runs.erase(drawn.runs.begin(), drawn.runs.end() - static_cast<std::ptrdiff_t>(shown));
+  if (absl::Status s = WriteFiles(arguments, report, drawn); !s.ok()) return s;
   if (interruption.happened()) return kInterruptedExit;
   return succeeded ? 0 : 1;
 }

@@ -211,14 +211,15 @@ void SayResult(const Console& console, const bench::RunResult& run) {
                       figures.ok, figures.failed, figures.duration_s, figures.output_tokens_per_s));
 }
 
-absl::Status WriteFiles(const BenchServeArguments& arguments, const bench::Report& report) {
+absl::Status WriteFiles(const BenchServeArguments& arguments, const bench::Report& report,
+                        const bench::Report& drawn) {
   if (!arguments.save.empty()) {
     if (absl::Status s = WriteText("--save", arguments.save, bench::SavedText(report)); !s.ok()) {
       return s;
     }
   }
   if (arguments.plot.empty()) return absl::OkStatus();
-  return WriteText("--plot", arguments.plot, bench::PlotSvg(report));
+  return WriteText("--plot", arguments.plot, bench::PlotSvg(drawn));
 }
 
 absl::Status CheckFiles(const BenchServeArguments& arguments) {

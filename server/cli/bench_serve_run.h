@@ -58,9 +58,10 @@ bench::RunResult RunLoad(const Console& console, Interruption& interruption,
 // What came out, in one line.
 void SayResult(const Console& console, const bench::RunResult& run);
 
-// Writes --save and --plot, if asked.
+// Writes --save (all of `report`) and --plot (of `drawn`), if asked.
 //   errors  kUnavailable with the path that can not be written
-absl::Status WriteFiles(const BenchServeArguments& arguments, const bench::Report& report);
+absl::Status WriteFiles(const BenchServeArguments& arguments, const bench::Report& report,
+                        const bench::Report& drawn);
 // Finds out whether --save and --plot can be written, before the time is spent.
 absl::Status CheckFiles(const BenchServeArguments& arguments);
 
