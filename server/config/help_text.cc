@@ -106,6 +106,36 @@ std::string Usage(const VerbSpec& verb) {
   return words + " [OPTIONS]    " + Str(verb.help) + "\n";
 }
 
+// What the options of a verb do not say.
+std::string_view Notes(Verb verb) {
+  switch (verb) {
+    case Verb::kChat:
+      return "Lines that begin with / are commands; /help lists them. Ctrl-C stops an answer, "
+             "Ctrl-D "
+             "leaves.\nWithout a terminal every line of standard input is a message, and only the "
+             "answers are printed.\n";
+    case Verb::kDoctor:
+      return "Give it the options of `tandem serve` that are to be checked. Exit status 1: a check "
+             "failed.\n";
+    case Verb::kHealth:
+      return "Exit status: 0 serving, 1 not serving or no answer.\n";
+    case Verb::kCompletions:
+      return "In ~/.bashrc:    source <(tandem completions bash)\n"
+             "In ~/.zshrc:     source <(tandem completions zsh), after compinit\n"
+             "For fish, once:  tandem completions fish > ~/.config/fish/completions/tandem.fish\n";
+    default:
+      return "";
+  }
+}
+
+// Where settings come from, for a verb that takes any but --config.
+std::string SourcesOf(Verb verb) {
+  const bool any = std::any_of(Options().begin(), Options().end(), [&](const OptionSpec& option) {
+    return Takes(option, verb) && option.is_setting && option.name != "config";
+  });
+  return any ? Str(kSources) : "";
+}
+
 bool HasRareOptions(Verb verb) {
   return std::any_of(Options().begin(), Options().end(), [&](const OptionSpec& option) {
     return Takes(option, verb) && !option.is_common;
@@ -173,13 +203,14 @@ std::string VerbHelp(Verb verb) {
            "All settings of the other commands are taken too.\n";
   }
   text += Grouped(verb, /*only_common=*/true, HelpLine);
-  text += kSources;
+  text += Str(Notes(verb)) + SourcesOf(verb);
   if (HasRareOptions(verb)) text += "More options, ranges and details: --help-all\n";
   return text;
 }
 
 std::string VerbHelpAll(Verb verb) {
-  return Usage(Describe(verb)) + Grouped(verb, /*only_common=*/false, LongHelp) + Str(kSources);
+  return Usage(Describe(verb)) + Grouped(verb, /*only_common=*/false, LongHelp) + Str(Notes(verb)) +
+         SourcesOf(verb);
 }
 
 std::string OptionsPage() {

@@ -12,6 +12,7 @@ namespace tandem::server {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::vector<std::string> Lines(const std::string& text) {
   std::vector<std::string> lines;
@@ -52,6 +53,19 @@ TEST(HelpTest, EveryOptionIsShownWithItsDefaultAndItsVariable) {
   }
   EXPECT_THAT(VerbHelp(Verb::kServe), HasSubstr("[16]"));
   EXPECT_THAT(VerbHelp(Verb::kServe), HasSubstr("TANDEM_MAX_SLOTS"));
+}
+
+TEST(HelpTest, OnlyVerbsWithSettingsSayWhereTheseComeFrom) {
+  EXPECT_THAT(VerbHelp(Verb::kDoctor), HasSubstr("TOML file"));
+  EXPECT_THAT(VerbHelp(Verb::kHealth), Not(HasSubstr("TOML file")));
+  EXPECT_THAT(VerbHelp(Verb::kCompletions), HasSubstr("source <(tandem completions bash)"));
+}
+
+TEST(HelpTest, AFamilyListsItsMembers) {
+  const std::string help = FamilyHelp("bench");
+  EXPECT_THAT(help, HasSubstr("\n  model "));
+  EXPECT_THAT(help, HasSubstr("\n  serve "));
+  EXPECT_THAT(help, Not(HasSubstr("doctor")));
 }
 
 TEST(OptionsPageTest, ThePageInTheRepositoryIsWhatTheTableSays) {
