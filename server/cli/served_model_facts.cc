@@ -33,14 +33,22 @@ std::string Sha256(const std::optional<std::string>& text) {
       absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
 }
 
-// chat_template.jinja, or what tokenizer_config.json holds instead.
+// chat_template.jinja, or what tokenizer_config.json holds instead: the template, or a list of
+// named ones.
 std::optional<std::string> ChatTemplate(const fs::path& directory) {
   if (std::optional<std::string> text = ReadText(directory / "chat_template.jinja")) return text;
   const auto config = nlohmann::json::parse(
       ReadText(directory / "tokenizer_config.json").value_or(""), nullptr, /*exceptions=*/false);
   if (!config.is_object() || !config.contains("chat_template")) return std::nullopt;
-  const nlohmann::json& text = config["chat_template"];
-  return text.is_string() ? text.get<std::string>() : text.dump();
+  const nlohmann::json& held = config["chat_template"];
+  if (held.is_string()) return held.get<std::string>();
+  if (!held.is_array()) return std::nullopt;
+  for (const nlohmann::json& named : held) {
+    if (!named.is_object() || !named.contains("name") || named["name"] != "default") continue;
+    const auto text = named.find("template");
+    if (text != named.end() && text->is_string()) return text->get<std::string>();
+  }
+  return std::nullopt;
 }
 
 fs::path TokenizerPath(const ModelSource& source) {
