@@ -79,10 +79,10 @@ class Repl {
     io_.write("\n");
   }
 
-  // One message of one or several lines.
+  // One message: a line, or from a person several.
   ChatLine ReadMessage() {
     ChatLine message = io_.read("> ");
-    if (message.kind != ChatLine::Kind::kText) return message;
+    if (message.kind != ChatLine::Kind::kText || !io_.interactive) return message;
     std::string& text = message.text;
     if (text.starts_with(kQuotes)) {
       text.erase(0, kQuotes.size());

@@ -33,8 +33,8 @@ struct ChatIo {
   std::function<void(std::string_view)> fail;   // one line about an error
 };
 
-// Runs until the end of the input or /quit. Elsewhere than in a terminal every line is a message,
-// and the first error ends it.
+// Runs until the end of the input or /quit. Elsewhere than in a terminal every line is a message or
+// a command of its own, and the first error ends it.
 //   returns  the exit status
 int RunChat(const ChatBackend& backend, const ChatIo& io, Conversation conversation,
             ChatSettings settings);

@@ -201,6 +201,16 @@ TEST(ChatTest, LinesAreJoinedByBackslashesAndQuotes) {
   EXPECT_EQ(talk.prompts[1], ". ");
 }
 
+TEST(ChatTest, WithoutATerminalEveryLineIsAMessage) {
+  Talk talk;
+  talk.interactive = false;
+  talk.Type({"C:\\", "\"\"\"", "two"});
+  talk.Run();
+  ASSERT_THAT(talk.asked, SizeIs(3));
+  EXPECT_EQ(talk.asked[0].back().content, "C:\\");
+  EXPECT_EQ(talk.asked[1].back().content, "\"\"\"");
+}
+
 TEST(ChatTest, AnInterruptForgetsAMessageThatIsNotComplete) {
   Talk talk;
   talk.Type({"\"\"\"one"});
