@@ -14,8 +14,14 @@ namespace {
 
 constexpr size_t kMaxTextBytes = 4 << 20;  // as of Generate's text
 constexpr int kMaxTools = 1024;
-constexpr int kMaxTemplateArgs = 64;
+constexpr int kMaxToolCalls = 1024;  // of one message
 constexpr size_t kMaxTemplateArgBytes = 1024;
+
+// Counts come first: nothing is copied of what is too much.
+absl::Status CheckCount(const std::string& field, int count, int limit) {
+  if (count <= limit) return absl::OkStatus();
+  return BadParameter(field, absl::StrCat("has ", count, " entries; the limit is ", limit));
+}
 
 // Where a mistake is, as the client would write it.
 std::string At(const std::string& field, int index, const char* member = "") {
@@ -68,8 +74,16 @@ absl::StatusOr<std::string> ContentOf(const v1::ChatMessage& message, int index)
 }
 
 absl::Status ParseMessages(const v1::ChatRequest& proto, ChatPrompt& prompt) {
+  if (absl::Status s = CheckCount("messages", proto.messages_size(), kMaxChatMessages); !s.ok()) {
+    return s;
+  }
   for (int i = 0; i < proto.messages_size(); ++i) {
     const v1::ChatMessage& message = proto.messages(i);
+    if (absl::Status s =
+            CheckCount(At("messages", i, ".tool_calls"), message.tool_calls_size(), kMaxToolCalls);
+        !s.ok()) {
+      return s;
+    }
     const absl::StatusOr<ChatRole> role = RoleOf(message, i);
     if (!role.ok()) return role.status();
     absl::StatusOr<std::string> content = ContentOf(message, i);
@@ -107,10 +121,7 @@ absl::Status ParseTools(const v1::ChatRequest& proto, ChatPrompt& prompt) {
                         absl::StrCat("is ", Printable(choice.name()),
                                      " but tool_choice.kind is not NAMED; leave it empty"));
   }
-  if (proto.tools_size() > kMaxTools) {
-    return BadParameter(
-        "tools", absl::StrCat("has ", proto.tools_size(), " entries; the limit is ", kMaxTools));
-  }
+  if (absl::Status s = CheckCount("tools", proto.tools_size(), kMaxTools); !s.ok()) return s;
   for (const v1::Tool& tool : proto.tools()) {
     prompt.tools.push_back({.name = tool.name(),
                             .description = tool.description(),
@@ -121,11 +132,6 @@ absl::Status ParseTools(const v1::ChatRequest& proto, ChatPrompt& prompt) {
 
 // Arguments of the template that have no field of their own, or one of another name.
 absl::Status ParseTemplateArgs(const v1::ChatRequest& proto, ChatPrompt& prompt) {
-  if (proto.template_args_json_size() > kMaxTemplateArgs) {
-    return BadParameter("template_args_json",
-                        absl::StrCat("has ", proto.template_args_json_size(),
-                                     " entries; the limit is ", kMaxTemplateArgs));
-  }
   std::optional<bool> enable_thinking;
   if (proto.has_enable_thinking()) enable_thinking = proto.enable_thinking();
   for (const auto& [name, json] : proto.template_args_json()) {

@@ -102,7 +102,11 @@ void GenerationRun::SetPaused(bool paused) {
   paused_ = paused;
   if (!handle_.has_value()) return;
   Generator& generator = *model_->backend.generator;
-  paused ? generator.Pause(*handle_) : generator.Resume(*handle_);
+  if (paused) {
+    generator.Pause(*handle_);
+  } else {
+    generator.Resume(*handle_);
+  }
 }
 
 bool GenerationRun::Observe(OutputEvent& event) {

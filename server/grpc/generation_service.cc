@@ -57,7 +57,7 @@ ServerUnaryReactor* AnswerOnTextPool(ServiceCore& core, const char* method,
   // Context, response and reactor live until Finish; the request's bytes are shared.
   const auto run = [&core, method, model = *model, ticket = *ticket, reactor, response, context,
                     bytes = *bytes, work] {
-    absl::Status status = absl::CancelledError("the client went away");
+    absl::Status status = ClientCancelled();
     if (!context->IsCancelled()) {
       const absl::StatusOr<Request> request = ParseMessage<Request>(bytes);
       status = request.status();

@@ -204,6 +204,16 @@ INSTANTIATE_TEST_SUITE_P(
                   p.mutable_tool_choice()->set_kind(v1::ToolChoice::NONE);
                 },
                 "tools[0].parameters_json", ""},
+        BadChat{"TooManyTools",
+                [](Proto& p) {
+                  for (int i = 0; i < 1024; ++i) p.add_tools()->set_name("t");
+                },
+                "tools", "1024"},
+        BadChat{"TooManyToolCalls",
+                [](Proto& p) {
+                  for (int i = 0; i < 1024; ++i) p.mutable_messages(1)->add_tool_calls();
+                },
+                "messages[1].tool_calls", "1024"},
         BadChat{"ArgumentsThatAreNoJson",
                 [](Proto& p) {
                   p.mutable_messages(1)->mutable_tool_calls(0)->set_arguments_json("zone=UTC");

@@ -175,6 +175,35 @@ TEST_F(ControlTest, ARequestIsFollowedFromThePromptToTheEnd) {
   EXPECT_THAT(DetailsOf(status).types, ::testing::Contains("ResourceInfo"));
 }
 
+TEST_F(ControlTest, ARequestThatGaveItsBlocksToAnotherSaysSo) {
+  // Given memory for one request and a bit.
+  StartServer({}, {.max_slots = 2, .max_context = 256, .num_blocks = 20});
+  step_us_ = 10'000;
+  v1::GenerateRequest one = Endless("first"), two = Endless("second");
+  for (v1::GenerateRequest* request : {&one, &two}) {
+    for (int i = 0; i < 140; ++i) request->mutable_token_ids()->add_ids(5);
+  }
+  grpc::ClientContext first_context, second_context;
+  auto first = stub_->GenerateStream(&first_context, one);
+  WaitState("first", State::DECODE);
+  auto second = stub_->GenerateStream(&second_context, two);
+  WaitState("second", State::PREEMPTED);
+  EXPECT_EQ(StatusOf("first").state(), State::DECODE);
+  // Then it goes on where it was.
+  Event event;
+  for (auto* reader : {first.get(), second.get()}) {
+    uint64_t tokens = 0;
+    for (step_us_ = 0; reader->Read(&event); tokens += event.delta().token_ids_size()) {
+      if (event.has_delta()) {
+        EXPECT_EQ(event.delta().position(), tokens);
+      }
+    }
+    EXPECT_TRUE(reader->Finish().ok());
+    EXPECT_EQ(tokens, event.completed().usage().completion_tokens());
+  }
+  EXPECT_GT(event.completed().usage().preemptions(), 0u);
+}
+
 TEST_F(ControlTest, AStatusMustBeOfSomeRequest) {
   StartServer();
   grpc::Status status;

@@ -58,6 +58,11 @@ TEST_F(SlowReaderTest, ARequestWhoseReaderLagsWaitsForItAndGoesOn) {
   WaitPaused();
   const int64_t made = rig_->scheduler().stats().generated_tokens_total;
   EXPECT_LT(made, 30'000);
+  EXPECT_EQ(StatusOf("slow").state(), v1::RequestStatus::PAUSED);
+  grpc::ClientContext stats_context;
+  v1::EngineStats stats;
+  ASSERT_TRUE(stub_->GetStats(&stats_context, {}, &stats).ok());
+  EXPECT_EQ(stats.paused(), 1u);
   // When others run, and then the client reads.
   EXPECT_TRUE(Generate(Request({10, 11, 1})).ok());
   EXPECT_EQ(rig_->scheduler().stats().generated_tokens_total, made + 3);
