@@ -47,6 +47,7 @@ std::vector<OptionSpec> CommandOptions() {
         .detail = "After the delay that the server asks for. Only RESOURCE_EXHAUSTED and "
                   "UNAVAILABLE before the first token; times count from the first attempt."},
        {.name = "compare",
+        .is_common = false,
         .words = 2,
         .placeholder = "A B",
         .target = [](Settings& s) -> Target { return &s.bench_serve.compare; },

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 #include <optional>
-#include <regex>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace tandem::bench {
 namespace {
@@ -14,41 +16,79 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// What is wrong with `xml` as far as tags go: nesting, quotes of attributes, bare & and <.
-std::optional<std::string> XmlMistake(const std::string& xml) {
-  static const std::regex kTag(R"(<(/?)([a-z]+)((?: [a-zA-Z0-9:-]+="[^"<]*")*)(/?)>)");
-  static const std::regex kText(R"((?:[^<&]|&(?:amp|lt|gt|quot);)*)");
-  std::vector<std::string> open;
-  size_t at = 0;
-  while (at < xml.size()) {
-    const size_t tag = std::min(xml.find('<', at), xml.size());
-    const std::string text = xml.substr(at, tag - at);
-    if (!std::regex_match(text, kText)) return "text: " + text;
-    if (tag == xml.size()) break;
-    const size_t end = xml.find('>', tag);
-    if (end == std::string::npos) return "open end";
-    const std::string whole = xml.substr(tag, end + 1 - tag);
-    std::smatch parts;
-    if (!std::regex_match(whole, parts, kTag)) return "tag: " + whole.substr(0, 80);
-    if (parts[1].length() > 0) {
-      if (open.empty() || open.back() != parts[2]) return "closes nothing: " + whole;
-      open.pop_back();
-    } else if (parts[4].length() == 0) {
-      open.push_back(parts[2]);
+// Whether no bare < or & stands in `text`.
+bool IsEscaped(std::string_view text) {
+  for (size_t at = text.find_first_of("<&"); at != std::string_view::npos;
+       at = text.find_first_of("<&", at + 1)) {
+    const std::string_view rest = text.substr(at);
+    if (!rest.starts_with("&amp;") && !rest.starts_with("&lt;") && !rest.starts_with("&gt;") &&
+        !rest.starts_with("&quot;")) {
+      return false;
     }
-    at = end + 1;
+  }
+  return true;
+}
+
+// Whether `text` is a row of ` name="value"`.
+bool AreAttributes(std::string_view text) {
+  while (!text.empty()) {
+    const size_t equals = text.find("=\"");
+    if (text[0] != ' ' || equals == std::string_view::npos || equals < 2) return false;
+    if (text.substr(1, equals - 1).find_first_of(" \"/<>=") != std::string_view::npos) return false;
+    const size_t end = text.find('"', equals + 2);
+    if (end == std::string_view::npos || !IsEscaped(text.substr(equals, end - equals)))
+      return false;
+    text.remove_prefix(end + 1);
+  }
+  return true;
+}
+
+// What is wrong with `xml` as far as tags, attributes and entities go.
+std::optional<std::string> XmlMistake(std::string_view xml) {
+  std::vector<std::string> open;
+  while (!xml.empty()) {
+    const std::string_view text = xml.substr(0, xml.find('<'));
+    if (!IsEscaped(text)) return "text: " + std::string(text);
+    xml.remove_prefix(text.size());
+    if (xml.empty()) break;
+    const size_t end = xml.find('>');
+    if (end == std::string_view::npos) return "open end";
+    std::string_view tag = xml.substr(1, end - 1);
+    const std::string shown(tag.substr(0, 80));
+    xml.remove_prefix(end + 1);
+    const bool closes = tag.starts_with("/");
+    if (closes) tag.remove_prefix(1);
+    const bool empty = tag.ends_with("/");
+    if (empty) tag.remove_suffix(1);
+    const std::string name(tag.substr(0, tag.find(' ')));
+    if (name.empty() || !AreAttributes(tag.substr(name.size()))) return "tag: " + shown;
+    if (closes) {
+      if (open.empty() || open.back() != name) return "closes nothing: " + shown;
+      open.pop_back();
+    } else if (!empty) {
+      open.push_back(name);
+    }
   }
   if (!open.empty()) return "left open: " + open.back();
   return std::nullopt;
 }
 
-// The points of each polyline.
-std::vector<size_t> PolylineSizes(const std::string& svg) {
+// The `points` of each polyline.
+std::vector<std::string> Polylines(std::string_view svg) {
+  constexpr std::string_view kPoints = " points=\"";
+  std::vector<std::string> lines;
+  for (size_t at = svg.find("<polyline"); at != std::string_view::npos;
+       at = svg.find("<polyline", at + 1)) {
+    const size_t begin = svg.find(kPoints, at) + kPoints.size();
+    lines.emplace_back(svg.substr(begin, svg.find('"', begin) - begin));
+  }
+  return lines;
+}
+
+std::vector<size_t> PolylineSizes(std::string_view svg) {
   std::vector<size_t> sizes;
-  static const std::regex kPolyline("<polyline[^>]* points=\"([^\"]*)\"");
-  for (std::sregex_iterator it(svg.begin(), svg.end(), kPolyline), end; it != end; ++it) {
-    const std::string points = (*it)[1];
-    sizes.push_back(std::count(points.begin(), points.end(), ','));
+  for (const std::string& line : Polylines(svg)) {
+    sizes.push_back(std::count(line.begin(), line.end(), ','));
   }
   return sizes;
 }
@@ -84,11 +124,25 @@ TEST(SvgTest, EveryPointIsDrawnInsideThePicture) {
   const std::string svg = RenderSvg("title", {}, {chart});
   EXPECT_EQ(XmlMistake(svg), std::nullopt);
   EXPECT_THAT(PolylineSizes(svg), ::testing::ElementsAre(37, 1));
-  static const std::regex kPoint("([0-9.]+),([0-9.]+)");
-  const std::string points = svg.substr(svg.find(" points="));
-  for (std::sregex_iterator it(points.begin(), points.end(), kPoint), end; it != end; ++it) {
-    EXPECT_LE(std::stod((*it)[1]), 900);
-    EXPECT_LE(std::stod((*it)[2]), 400);
+  for (const std::string& line : Polylines(svg)) {
+    std::istringstream points(line);
+    double x = 0.0;
+    double y = 0.0;
+    char comma = 0;
+    while (points >> x >> comma >> y) {
+      EXPECT_EQ(comma, ',');
+      EXPECT_LE(x, 900);
+      EXPECT_LE(y, 400);
+    }
+    EXPECT_TRUE(points.eof()) << line;
+  }
+}
+
+TEST(XmlMistakeTest, SeesWhatAParserWouldRefuse) {
+  EXPECT_EQ(XmlMistake("<a x=\"1\" y-z=\"&lt;\"><b/>t &amp; u</a>\n"), std::nullopt);
+  for (const char* xml : {"<a>", "</a>", "<a></b>", "<a x=1/>", "<a x=\"1/>", "<a>&</a>", "<a",
+                          "<a x=\"<\"/>", "<a><b></a></b>", "<a \"\"/>"}) {
+    EXPECT_NE(XmlMistake(xml), std::nullopt) << xml;
   }
 }
 
