@@ -22,6 +22,9 @@ int64_t EstimatedTokens(const GenerationSpec& spec) {
   } else {
     tokens = static_cast<int64_t>(std::get<std::vector<int32_t>>(spec.prompt).size());
   }
+  if (spec.truncate_prompt_tokens.has_value()) {
+    tokens = std::min<int64_t>(tokens, *spec.truncate_prompt_tokens);
+  }
   return tokens * spec.request.n;
 }
 
