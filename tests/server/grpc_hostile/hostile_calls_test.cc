@@ -96,6 +96,10 @@ class Tally {
       case grpc::StatusCode::DEADLINE_EXCEEDED:
         if (status.error_details().empty()) return "nobody answered";
         break;
+      case grpc::StatusCode::RESOURCE_EXHAUSTED:
+        // gRPC itself refuses what is above the limit, before we see it.
+        if (status.error_message().find("larger than max") != std::string::npos) return "";
+        break;
       default:
         break;
     }

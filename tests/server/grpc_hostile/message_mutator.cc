@@ -14,6 +14,8 @@ using google::protobuf::Reflection;
 
 namespace {
 
+constexpr size_t kMostBytes = 4 << 20;  // a message that is longer grows no more
+
 std::string Repeat(const std::string& part, int count) {
   std::string text;
   text.reserve(part.size() * count);
@@ -41,7 +43,10 @@ void MessageMutator::Edit(Message& message) {
       return;
     }
     const int count = Below(10) == 0 ? Below(3000) : 1 + Below(4);
-    for (int i = 0; i < count; ++i) AddOne(message, field);
+    for (int i = 0; i < count; ++i) {
+      if (i % 64 == 0 && message.ByteSizeLong() > kMostBytes) break;
+      AddOne(message, field);
+    }
   } else {
     SetOne(message, field);
   }
