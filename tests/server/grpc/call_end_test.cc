@@ -238,14 +238,14 @@ TEST_F(CallEndTest, AWishNotToWait) {
   v1::GenerateRequest request = Request({10, 1});
   request.mutable_scheduling()->set_reject_if_queued(true);
   EXPECT_TRUE(Generate(request).ok());
-  TakeTheSeat();
-  grpc::Status status;
-  std::thread caller([&] { status = Generate(request); });
-  Eventually([&] { return rig_->scheduler().stats().queued_requests == 1; });
-  release_.Set();  // the next step comes, and the seat is still taken
-  caller.join();
-  ExpectEnd(status, kExhausted, "QUEUE_FULL", {"QuotaFailure", "RetryInfo"});
-  LeaveTheSeat();
+  // Refused at the next step, since the only seat is taken.
+  grpc::ClientContext context;
+  auto seat = stub_->GenerateStream(&context, EndlessRequest());
+  Event event;
+  ASSERT_TRUE(seat->Read(&event));
+  ExpectEnd(Both(request), kExhausted, "QUEUE_FULL", {"QuotaFailure", "RetryInfo"});
+  context.TryCancel();
+  seat->Finish();
 }
 
 TEST_F(CallEndTest, MemoryThatRunsOutTooOften) {
@@ -286,9 +286,9 @@ TEST_F(CallEndTest, ADeadlineThatCannotBeKept) {
   for (int i = 0; i < 200; ++i) request.mutable_token_ids()->add_ids(5);
   ASSERT_TRUE(Generate(request).ok());
   ASSERT_GT(rig_->scheduler().stats().prompt_tokens_per_s, 0);
-  // When a call wants the first token after 6400 of them within a second.
-  for (int i = 0; i < 6200; ++i) request.mutable_token_ids()->add_ids(5);
-  context.set_deadline(std::chrono::system_clock::now() + milliseconds(1000));
+  // When a call wants the first token after 50'000 of them within ten seconds.
+  for (int i = 0; i < 49'800; ++i) request.mutable_token_ids()->add_ids(5);
+  context.set_deadline(std::chrono::system_clock::now() + milliseconds(10'000));
   v1::GenerateResponse response;
   const grpc::Status status = stub_->Generate(&context, request, &response);
   // Then it is told at once, not when the time is over.
