@@ -58,15 +58,19 @@ def test_a_client_that_is_stopped_and_goes_on(server, bystander):
 def test_a_client_that_stops_reading(policy):
     server = Server("--slow-consumer", policy, "--stream-buffer-tokens", "512",
                     "--slow-consumer-timeout-s", "1")
-    # A window of 64 KiB that is never opened again; gRPC's own clients read ahead by megabytes.
-    with neighbour(server), raw.connect(server) as connection:
-        raw.send(connection, raw.PREFACE + raw.frame(raw.SETTINGS) + raw.frame(
-            raw.HEADERS, raw.END_HEADERS, 1, raw.call_headers("/tandem.v1.Generation/GenerateStream"))
-            + raw.frame(raw.DATA, raw.END_STREAM, 1, raw.message(ENDLESS.SerializeToString())))
-        eventually(lambda: server.metric("tandem_cancellations_total", cause="slow") == 1)
-        eventually(lambda: server.metric("tandem_grpc_requests_total", code="ABORTED") == 1)
-    eventually(server.idle)
-    assert server.stop() == 0, "".join(server.log)
+    try:
+        # A window of 64 KiB that is never opened again; gRPC's own clients read ahead by megabytes.
+        with neighbour(server), raw.connect(server) as connection:
+            headers = raw.call_headers("/tandem.v1.Generation/GenerateStream")
+            raw.send(connection, raw.PREFACE + raw.frame(raw.SETTINGS)
+                + raw.frame(raw.HEADERS, raw.END_HEADERS, 1, headers)
+                + raw.frame(raw.DATA, raw.END_STREAM, 1, raw.message(ENDLESS.SerializeToString())))
+            eventually(lambda: server.metric("tandem_cancellations_total", cause="slow") == 1)
+            eventually(lambda: server.metric("tandem_grpc_requests_total", code="ABORTED") == 1)
+        eventually(server.idle)
+    finally:
+        code = server.stop()
+    assert code == 0, "".join(server.log)
 
 
 GOOD_CALL = raw.PREFACE + raw.frame(raw.SETTINGS) + raw.frame(
