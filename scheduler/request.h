@@ -56,6 +56,29 @@ enum class FinishReason {
   kAborted,
 };
 
+// For logs and reports: "max_tokens".
+constexpr const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStopEos:
+      return "stop_eos";
+    case FinishReason::kStopToken:
+      return "stop_token";
+    case FinishReason::kStopString:
+      return "stop_string";
+    case FinishReason::kMaxTokens:
+      return "max_tokens";
+    case FinishReason::kContextLength:
+      return "context_length";
+    case FinishReason::kTimeLimit:
+      return "time_limit";
+    case FinishReason::kToolCalls:
+      return "tool_calls";
+    case FinishReason::kAborted:
+      return "aborted";
+  }
+  return "unknown";
+}
+
 struct RequestStats {
   int prompt_tokens = 0;
   int cached_prompt_tokens = 0;

@@ -76,28 +76,6 @@ class Answer {
   std::optional<OutputEvent> finished_;
 };
 
-const char* ReasonName(scheduler::FinishReason reason) {
-  switch (reason) {
-    case scheduler::FinishReason::kStopEos:
-      return "stop_eos";
-    case scheduler::FinishReason::kStopToken:
-      return "stop_token";
-    case scheduler::FinishReason::kStopString:
-      return "stop_string";
-    case scheduler::FinishReason::kMaxTokens:
-      return "max_tokens";
-    case scheduler::FinishReason::kContextLength:
-      return "context_length";
-    case scheduler::FinishReason::kTimeLimit:
-      return "time_limit";
-    case scheduler::FinishReason::kToolCalls:
-      return "tool_calls";
-    case scheduler::FinishReason::kAborted:
-      return "aborted";
-  }
-  return "unknown";
-}
-
 // What a signal does: it ends the process, or the answer once there is one to end.
 class Interruption {
  public:
@@ -165,14 +143,15 @@ absl::StatusOr<GenerationSpec> MakeSpec(const Settings& settings, const ModelSou
 
 void PrintJson(const Answer& answer, const std::string& model, uint64_t seed) {
   const scheduler::RequestStats& stats = answer.finished().stats;
-  const nlohmann::ordered_json json = {{"model", model},
-                                       {"text", answer.text()},
-                                       {"finish_reason", ReasonName(answer.reason())},
-                                       {"seed", seed},
-                                       {"prompt_tokens", stats.prompt_tokens},
-                                       {"completion_tokens", stats.completion_tokens},
-                                       {"ttft_ms", stats.ttft_us / 1000.0},
-                                       {"total_ms", stats.total_us / 1000.0}};
+  const nlohmann::ordered_json json = {
+      {"model", model},
+      {"text", answer.text()},
+      {"finish_reason", scheduler::FinishReasonName(answer.reason())},
+      {"seed", seed},
+      {"prompt_tokens", stats.prompt_tokens},
+      {"completion_tokens", stats.completion_tokens},
+      {"ttft_ms", stats.ttft_us / 1000.0},
+      {"total_ms", stats.total_us / 1000.0}};
   std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 

@@ -134,8 +134,11 @@ bool GenerationRun::Observe(OutputEvent& event) {
       stats_ = event.stats;
       if (!refusal_.ok()) event.status = refusal_;
       return true;
-    case OutputEvent::Kind::kPromptLogprobs:
     case OutputEvent::Kind::kChoiceFinished:
+      absl::StrAppend(&finish_, finish_.empty() ? "" : ",",
+                      scheduler::FinishReasonName(event.reason));
+      break;
+    case OutputEvent::Kind::kPromptLogprobs:
       break;
   }
   return refusal_.ok();
@@ -179,13 +182,19 @@ Closing GenerationRun::Close(const absl::Status& status) {
     add("x-tandem-accepted-tokens", 0);
   }
   if (ticket_.has_value()) {
+    const auto ms = [](int64_t us) { return static_cast<double>(us) * 1e-3; };
+    // Choices decode side by side; the time between tokens is that of one of them.
+    const double gaps = static_cast<double>(stats_.completion_tokens) / facts_.n - 1.0;
+    const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : text; };
     spdlog::info(
-        "request done: id={} method={} code={} reason={} prompt_tokens={} output_tokens={} "
-        "queue_ms={} ttft_ms={} total_ms={} user={}",
+        "request done: id={} method={} code={} reason={} finish={} prompt_tokens={} "
+        "cached_tokens={} output_tokens={} queue_ms={:.1f} ttft_ms={:.1f} itl_ms={:.2f} "
+        "total_ms={:.1f} preemptions={} paused_ms={:.1f} user={}",
         facts_.request_id, method_, closing.status.code,
-        closing.status.reason.empty() ? "OK" : closing.status.reason, stats_.prompt_tokens,
-        stats_.completion_tokens, stats_.queue_us / 1000, stats_.ttft_us / 1000,
-        stats_.total_us / 1000, user_digest_.empty() ? "-" : user_digest_);
+        closing.status.reason.empty() ? "OK" : closing.status.reason, or_dash(finish_),
+        stats_.prompt_tokens, stats_.cached_prompt_tokens, stats_.completion_tokens,
+        ms(stats_.queue_us), ms(stats_.ttft_us), gaps > 0 ? ms(stats_.decode_us) / gaps : 0.0,
+        ms(stats_.total_us), stats_.preemptions, ms(stats_.paused_us), or_dash(user_digest_));
   } else {
     spdlog::info("request refused: method={} code={} reason={} message=\"{}\"", method_,
                  closing.status.code, closing.status.reason, closing.status.message);

@@ -83,6 +83,7 @@ class GenerationRun {
   bool first_token_ = false;
   bool finished_ = false;  // stats_ is valid
   scheduler::RequestStats stats_;
+  std::string finish_;  // how the choices ended, in the order in which they did, for the log
   std::vector<int64_t> last_token_us_;  // by choice
 };
 

@@ -162,6 +162,23 @@ def test_metrics(server, stub):
     assert server.metric("tandem_grpc_requests_total", method="Generate", code="OK") > 0
 
 
+def test_a_finished_request_is_one_line_of_the_log(server, stub):
+    message = request(stopping=params_pb2.StoppingParams(max_tokens=8, ignore_eos=True))
+    message.request_id = "logged-once"
+    message.user = "a name that is nobody's business"
+    stub.Generate(message)
+
+    def lines():
+        return [line for line in server.log if "id=logged-once " in line]
+
+    eventually(lines)
+    assert len(lines()) == 1, lines()
+    for part in ("request done: ", "method=Generate ", "code=0 ", "reason=OK ",
+                 "finish=max_tokens ", "output_tokens=8 ", " ttft_ms=", " itl_ms="):
+        assert part in lines()[0], part
+    assert "nobody" not in "".join(server.log)
+
+
 def test_a_port_in_use(server):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
