@@ -56,7 +56,11 @@ absl::Status CheckConfig(const GrpcConfig& config) {
 
 void SetOptions(const GrpcConfig& config, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(config.max_recv_mib << 20);
-  builder.SetMaxSendMessageSize(-1);                        // ours are small where it matters
+  builder.SetMaxSendMessageSize(-1);  // ours are small where it matters
+  // gRPC compares a message with its limit only after inflating it, so 64 MiB of gzip could become
+  // 64 GiB: compressed requests are refused (UNIMPLEMENTED), prompts do not need it.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server must fail to start
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,

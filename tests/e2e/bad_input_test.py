@@ -174,3 +174,22 @@ def test_a_method_of_a_later_version(stub):
 
 def test_tokenizing_nothing(stub):
     refused(lambda: stub.Tokenize(text_pb2.TokenizeRequest()), INVALID, "BAD_PARAMETER")
+
+
+def test_a_compressed_request_is_refused_before_it_is_inflated(server, stub):
+    # Given a message far above the receive limit, of a few hundred kilobytes on the wire.
+    call = server.channel.unary_unary("/tandem.v1.Generation/Generate")
+    bomb = b"\x1a\x80\x80\x80\xc8\x01" + b"a" * (400 << 20)
+    before = peak_memory_mib(server)
+    # When it comes compressed, then it is refused, and the server goes on.
+    with pytest.raises(grpc.RpcError) as caught:
+        call(bomb, compression=grpc.Compression.Gzip, timeout=60)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert "gzip" in caught.value.details()
+    assert peak_memory_mib(server) < before + 50
+
+
+def peak_memory_mib(server):
+    with open(f"/proc/{server.process.pid}/status") as status:
+        peak = next(line for line in status if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
