@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -13,6 +15,9 @@ namespace {
 
 // Longer than the gaps between a step's operations, far shorter than a scheduler slice.
 constexpr std::chrono::microseconds kSpin{50};
+
+// A third of the weight of threads that have not stood back.
+constexpr int kNice = 5;
 
 enum State : uint32_t {
   kIdle,    // no work; set by the worker when through, or by the caller to take the work back
@@ -45,6 +50,11 @@ void PinCurrentThread(int cpu) {
 
 }  // namespace
 
+void LowerPriority() {
+  // Of this thread alone: Linux has no nice value of a process.
+  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);
+}
+
 struct alignas(64) ThreadTeam::Worker {
   std::atomic<uint32_t> state{kIdle};
   std::thread thread;
@@ -66,6 +76,7 @@ ThreadTeam::ThreadTeam(int threads, std::span<const int> cpus) {
       std::snprintf(name, sizeof(name), "cpu-team-%d", i);
       pthread_setname_np(pthread_self(), name);
       if (cpu >= 0) PinCurrentThread(cpu);
+      LowerPriority();
       Work(worker, i);
     });
   }

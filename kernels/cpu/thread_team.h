@@ -18,6 +18,11 @@
 
 namespace tandem::kernels {
 
+// Lets the calling thread stand back for the others of the process, as the team's own threads do: a
+// thread that answers a client has little to do, and somebody waits for it. For the thread that
+// will call Run.
+void LowerPriority();
+
 class ThreadTeam {
  public:
   using Function = void (*)(void* context, int thread, int threads);

@@ -127,7 +127,7 @@ absl::Status OwnServer::Serve(const Settings& settings) {
       scheduler::MonotonicNowUs,
       scheduler::SchedulerObserver{
           .on_step = [this](const scheduler::StepTiming& timing) { metrics_->OnStep(timing); }});
-  scheduler_thread_ = std::thread([this] { scheduler_->Run(); });
+  scheduler_thread_ = StartScheduler(*scheduler_);
   generator_.emplace(GeneratorConfig{.max_context = limits.max_context},
                      ModelText{.tokenizer = &*tokenizer_,
                                .vocab_size = limits.vocab_size,

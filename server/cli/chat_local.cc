@@ -72,7 +72,7 @@ absl::Status LocalChat::Impl::Start() {
                     [this](const engine::StepBatch& batch, engine::StepResult& result) {
                       return engine->runner->Run(batch, result);
                     });
-  scheduler_thread = std::thread([this] { scheduler->Run(); });
+  scheduler_thread = StartScheduler(*scheduler);
   generator.emplace(GeneratorConfig{.text_threads = 1, .max_context = limits.max_context},
                     ModelText{.tokenizer = &*tokenizer, .vocab_size = limits.vocab_size},
                     *scheduler);

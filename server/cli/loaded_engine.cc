@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "kernels/cpu/thread_team.h"
 #include "server/cli/format.h"
 
 namespace tandem::server {
@@ -101,6 +102,13 @@ scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
           .window = engine.model.config.sliding_window,
           .block_tokens = any->layout().block_tokens,
           .num_blocks = engine.memory.num_blocks};
+}
+
+std::thread StartScheduler(scheduler::Scheduler& scheduler) {
+  return std::thread([&scheduler] {
+    kernels::LowerPriority();
+    scheduler.Run();
+  });
 }
 
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,

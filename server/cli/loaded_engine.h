@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "absl/status/statusor.h"
 #include "engine/load_model.h"
@@ -15,6 +16,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kvcache/block_store.h"
 #include "scheduler/config.h"
+#include "scheduler/scheduler.h"
 #include "server/cli/console.h"
 #include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
@@ -52,6 +54,9 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
     kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress);
 
 scheduler::ModelLimits LimitsOf(const LoadedEngine& engine);
+
+// The thread that steps until Stop. It stands back for those that answer clients.
+std::thread StartScheduler(scheduler::Scheduler& scheduler);
 
 // The lines of the start-up output about model, device and memory.
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,

@@ -201,7 +201,7 @@ absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal) 
                                  [&](const engine::StepBatch& batch, engine::StepResult& result) {
                                    return engine.runner->Run(batch, result);
                                  });
-  std::thread scheduler_thread([&] { scheduler.Run(); });
+  std::thread scheduler_thread = StartScheduler(scheduler);
   Answer answer(/*stream=*/!settings.json);
   spec->request.arrival_us = scheduler.now_us();
   const uint64_t seed = spec->request.sampling.seed;

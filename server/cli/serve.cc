@@ -296,7 +296,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
       scheduler::MonotonicNowUs,
       {.on_step = [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); },
        .on_freed = [&](scheduler::CancelCause, int64_t us) { metrics.OnFreed(us); }});
-  std::thread scheduler_thread([&] { scheduler.Run(); });
+  std::thread scheduler_thread = StartScheduler(scheduler);
 
   std::optional<Generator> generator;
   generator.emplace(GeneratorConfig{.max_context = limits.max_context,
