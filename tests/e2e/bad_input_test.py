@@ -189,6 +189,14 @@ def test_a_compressed_request_is_refused_before_it_is_inflated(server, stub):
     assert peak_memory_mib(server) < before + 50
 
 
+def test_a_message_of_millions_of_empty_entries_is_refused_before_it_is_built(server, stub):
+    before = peak_memory_mib(server)
+    call = server.channel.unary_unary("/tandem.v1.Generation/Chat")
+    refused(lambda: call(b"\x1a\x00" * 10_000_000, timeout=60),
+            grpc.StatusCode.INVALID_ARGUMENT, "BAD_PARAMETER")
+    assert peak_memory_mib(server) < before + 100
+
+
 def peak_memory_mib(server):
     with open(f"/proc/{server.process.pid}/status") as status:
         peak = next(line for line in status if line.startswith("VmHWM"))
