@@ -182,14 +182,18 @@ void GrpcServer::Serve(const ServedModel& model, const ServingBackend& backend) 
 void GrpcServer::Shutdown(int64_t drain_ms, int64_t grace_ms) {
   std::call_once(impl_->shut_down, [&] {
     Impl& server = *impl_;
-    server.health.SetPhase(Phase::kDraining);
-    server.PublishHealth();
-    {
+    const auto turn_unready = [&] {
+      server.health.SetPhase(Phase::kDraining);
+      server.PublishHealth();
+    };
+    if (grace_ms > 0) {
+      turn_unready();
       std::unique_lock lock(server.end_mutex);
-      server.end_changed.wait_for(lock, std::chrono::milliseconds(std::max<int64_t>(0, grace_ms)),
+      server.end_changed.wait_for(lock, std::chrono::milliseconds(grace_ms),
                                   [&] { return server.hurried; });
     }
     server.core.calls().BeginDrain();
+    turn_unready();  // now at the latest: whoever sees it without a grace finds calls refused
     const auto drain = std::chrono::milliseconds(std::max<int64_t>(0, drain_ms));
     if (!server.core.calls().WaitIdle(drain)) {
       const auto handles = server.core.calls().HandlesToCancel();
