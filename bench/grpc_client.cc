@@ -1,5 +1,6 @@
 #include "bench/grpc_client.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
@@ -105,8 +106,9 @@ class StreamCall final : public grpc::ClientReadReactor<v1::GenerateEvent> {
     CallEnd end = EndOf(status);
     end.prompt_tokens = prompt_tokens_;
     end.output_tokens = output_tokens_;
-    const std::shared_ptr<StreamCall> self = std::move(self_);
     const CallSink sink = std::move(sink_);
+    // Before the end is told, which may be all that the process waits for. May delete *this.
+    std::exchange(self_, nullptr).reset();
     sink.on_end(std::move(end));
   }
 
@@ -131,11 +133,12 @@ CancelCall StartUnary(v1::Generation::Stub& stub, v1::GenerateRequest message,
   call->request = std::move(message);
   SetDeadline(call->context, options);
   stub.async()->Generate(&call->context, &call->request, &call->response,
-                         [call, sink = std::move(sink)](const grpc::Status& status) {
+                         [held = call, sink = std::move(sink)](const grpc::Status& status) mutable {
                            CallEnd end = EndOf(status);
-                           const v1::Usage& usage = call->response.usage();
+                           const v1::Usage& usage = held->response.usage();
                            end.prompt_tokens = static_cast<int>(usage.prompt_tokens());
                            end.output_tokens = static_cast<int>(usage.completion_tokens());
+                           held.reset();  // before the end is told, as above
                            sink.on_end(std::move(end));
                          });
   return [call] { call->context.TryCancel(); };
@@ -179,6 +182,7 @@ struct GrpcClient::Impl {
 };
 
 GrpcClient::GrpcClient(std::string address, int connections) : impl_(std::make_unique<Impl>()) {
+  grpc_init();  // never undone: gRPC's threads may still be on their way out of a call at the end
   impl_->address = std::move(address);
   for (int i = 0; i < connections; ++i) {
     grpc::ChannelArguments arguments;
