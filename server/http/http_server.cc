@@ -1,10 +1,17 @@
 #include "server/http/http_server.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <charconv>
+#include <chrono>
 #include <exception>
 #include <mutex>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -99,6 +106,19 @@ class Pages : public CivetHandler {
   Metrics& metrics_;
 };
 
+// Connects to a port of this machine and hangs up. An address that is not reached this way only
+// costs time.
+void Knock(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  (void)connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  close(fd);
+}
+
 // "host:port" with a port 0..65535.
 bool IsListenAddress(std::string_view listen) {
   const size_t colon = listen.rfind(':');
@@ -168,7 +188,21 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpConfig& 
 }
 
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-HttpServer::~HttpServer() = default;
+
+// civetweb looks every two seconds whether it is to stop, and whenever somebody connects.
+HttpServer::~HttpServer() {
+  const int port = this->port();
+  std::atomic<bool> closed = false;
+  std::thread closing([&] {
+    impl_->server->close();
+    closed = true;
+  });
+  while (!closed) {
+    Knock(port);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  closing.join();
+}
 
 int HttpServer::port() const { return impl_->server->getListeningPorts().at(0); }
 
