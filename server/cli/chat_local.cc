@@ -3,7 +3,6 @@
 #include <condition_variable>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <thread>
 #include <utility>
 
@@ -13,6 +12,7 @@
 #include "server/cli/model_source.h"
 #include "server/cli/served_model_facts.h"
 #include "server/generation/generator.h"
+#include "server/grpc/request_id.h"
 
 namespace tandem::server {
 namespace {
@@ -94,18 +94,13 @@ absl::StatusOr<GenerationSpec> LocalChat::Impl::MakeSpec(const std::vector<ChatM
       RenderChat({.messages = messages, .enable_thinking = chat.thinking}, format);
   if (!rendered.ok()) return rendered.status();
   GenerationSpec spec;
-  spec.chat = ChatOutputRules{.starts_in_reasoning = rendered->starts_in_reasoning,
-                              .separate_reasoning = true};
-  spec.prompt = TextPrompt{.text = std::move(rendered->text),
-                           .parse_special = true,
-                           .client_spans = std::move(rendered->client_spans)};
+  SetChat(*std::move(rendered), /*separate_reasoning=*/true, spec);
   engine::SamplingParams& sampling = spec.request.sampling;
   sampling = DefaultSampling(settings, source.config);
   if (chat.temperature.has_value()) sampling.temperature = static_cast<float>(*chat.temperature);
   if (chat.top_k.has_value()) sampling.top_k = *chat.top_k;
   if (chat.top_p.has_value()) sampling.top_p = static_cast<float>(*chat.top_p);
-  std::random_device entropy;
-  sampling.seed = chat.seed.value_or((uint64_t{entropy()} << 32) | entropy());
+  sampling.seed = chat.seed.value_or(RandomBits());
   spec.request.stop.max_tokens = chat.max_tokens > 0 ? chat.max_tokens : -1;
   spec.request.stop.eos_ids = source.config.generation.eos_ids;
   spec.request.client_id = "chat";

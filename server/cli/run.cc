@@ -10,7 +10,6 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 #include <thread>
 #include <utility>
 
@@ -24,6 +23,7 @@
 #include "server/cli/signals.h"
 #include "server/cli/verbs.h"
 #include "server/generation/generator.h"
+#include "server/grpc/request_id.h"
 #include "server/text/utf8.h"
 
 namespace tandem::server {
@@ -121,10 +121,7 @@ absl::StatusOr<GenerationSpec> MakeSpec(const Settings& settings, const ModelSou
     const ChatPrompt chat = {.messages = {{.role = ChatRole::kUser, .content = text}}};
     absl::StatusOr<RenderedChat> rendered = RenderChat(chat, ChatFormatOf(source));
     if (!rendered.ok()) return rendered.status();
-    spec.chat = ChatOutputRules{.starts_in_reasoning = rendered->starts_in_reasoning};
-    spec.prompt = TextPrompt{.text = std::move(rendered->text),
-                             .parse_special = true,
-                             .client_spans = std::move(rendered->client_spans)};
+    SetChat(*std::move(rendered), /*separate_reasoning=*/false, spec);
   }
   engine::SamplingParams& sampling = spec.request.sampling;
   sampling = DefaultSampling(settings, source.config);
@@ -132,8 +129,7 @@ absl::StatusOr<GenerationSpec> MakeSpec(const Settings& settings, const ModelSou
   if (run.top_k.has_value()) sampling.top_k = *run.top_k;
   if (run.top_p.has_value()) sampling.top_p = static_cast<float>(*run.top_p);
   if (run.min_p.has_value()) sampling.min_p = static_cast<float>(*run.min_p);
-  std::random_device entropy;
-  sampling.seed = run.seed.value_or((uint64_t{entropy()} << 32) | entropy());
+  sampling.seed = run.seed.value_or(RandomBits());
   spec.request.stop.max_tokens = run.max_tokens > 0 ? run.max_tokens : -1;
   spec.request.stop.eos_ids = source.config.generation.eos_ids;
   spec.request.client_id = "run";

@@ -121,6 +121,15 @@ void SendChoiceEnd(Session& session, int choice, int32_t stop_id) {
 
 }  // namespace
 
+void SetChat(RenderedChat chat, bool separate_reasoning, GenerationSpec& spec) {
+  spec.chat = ChatOutputRules{.starts_in_reasoning = chat.starts_in_reasoning,
+                              .separate_reasoning = separate_reasoning};
+  spec.prompt = TextPrompt{.text = std::move(chat.text),
+                           .add_bos = false,  // it stands there already
+                           .parse_special = true,
+                           .client_spans = std::move(chat.client_spans)};
+}
+
 struct Generator::Impl {
   Impl(const GeneratorConfig& config, const ModelText& model, scheduler::Scheduler& scheduler)
       : config(config), model(model), scheduler(scheduler), pool(config.text_threads) {}

@@ -21,6 +21,7 @@
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
 #include "server/chat/chat_output.h"
+#include "server/chat/render_chat.h"
 #include "server/generation/tool_call_delta.h"
 #include "server/text/tokenizer.h"
 
@@ -54,6 +55,10 @@ struct GenerationSpec {
   // that ends a turn ends it.
   std::optional<ChatOutputRules> chat;
 };
+
+// Makes a rendered chat the prompt of `spec`, and its answer one of a chat.
+//   separate_reasoning  ChatOutputRules
+void SetChat(RenderedChat chat, bool separate_reasoning, GenerationSpec& spec);
 
 struct OutputEvent {
   enum class Kind {

@@ -220,12 +220,7 @@ absl::StatusOr<ParsedRequest> ParseChatRequest(const v1::ChatRequest& proto,
   return ParseSharedFields(proto, model, limits, call, [&](GenerationSpec& spec) {
     absl::StatusOr<RenderedChat> rendered = RenderChatRequest(proto, model);
     if (!rendered.ok()) return rendered.status();
-    spec.prompt = TextPrompt{.text = std::move(rendered->text),
-                             .add_bos = false,  // it stands there already
-                             .parse_special = true,
-                             .client_spans = std::move(rendered->client_spans)};
-    spec.chat = ChatOutputRules{.starts_in_reasoning = rendered->starts_in_reasoning,
-                                .separate_reasoning = proto.separate_reasoning()};
+    SetChat(*std::move(rendered), proto.separate_reasoning(), spec);
     return absl::OkStatus();
   });
 }
