@@ -1,6 +1,7 @@
 // What the scheduler tells about itself, as plain numbers.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -43,6 +44,17 @@ struct SchedulerStats {
 // preempted.
 inline int64_t WaitingRequests(const SchedulerStats& stats) {
   return stats.queued_requests + stats.preempted_now;
+}
+
+// The used share of the fuller block pool, 0 to 1: the one that requests will wait for.
+inline double KvUsage(const SchedulerStats& stats) {
+  double usage = 0.0;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    if (stats.blocks_total[g] == 0) continue;  // the model has no such layers
+    usage = std::max(usage, static_cast<double>(stats.blocks_used[g]) /
+                                static_cast<double>(stats.blocks_total[g]));
+  }
+  return usage;
 }
 
 // One step that ran, for histograms.

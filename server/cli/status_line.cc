@@ -1,7 +1,5 @@
 #include "server/cli/status_line.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_format.h"
 
 namespace tandem::server {
@@ -17,11 +15,7 @@ std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before
   };
   const double in = rate(before.prompt_tokens_total, now.prompt_tokens_total);
   const double out = rate(before.generated_tokens_total, now.generated_tokens_total);
-  double kv_percent = 0.0;  // of the fuller group: the one that requests will wait for
-  for (int group = 0; group < engine::kNumKvGroups; ++group) {
-    if (now.blocks_total[group] == 0) continue;
-    kv_percent = std::max(kv_percent, 100.0 * now.blocks_used[group] / now.blocks_total[group]);
-  }
+  const double kv_percent = 100.0 * scheduler::KvUsage(now);
   return StatusLine{
       .text = absl::StrFormat("in %.1f tok/s  out %.1f tok/s  running %d  waiting %d  KV %.0f %%",
                               in, out, now.running, waiting, kv_percent),

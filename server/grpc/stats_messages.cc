@@ -34,8 +34,6 @@ void AddGroup(engine::KvGroup group, int layers, const scheduler::SchedulerStats
   message.set_format(model.kv_format);
   out.set_kv_blocks_total(out.kv_blocks_total() + message.total());
   out.set_kv_blocks_used(out.kv_blocks_used() + message.used());
-  out.set_kv_usage(
-      std::max(out.kv_usage(), static_cast<double>(used) / static_cast<double>(total)));
 }
 
 v1::RequestStatus::State StateOf(const RequestStatusView& view) {
@@ -82,6 +80,7 @@ v1::EngineStats ToEngineStats(const scheduler::SchedulerStats& stats, const Serv
   out.set_preempted_now(Count(stats.preempted_now));
   AddGroup(engine::kSliding, model.layers - model.full_attention_layers, stats, model, out);
   AddGroup(engine::kFull, model.full_attention_layers, stats, model, out);
+  out.set_kv_usage(scheduler::KvUsage(stats));
   out.set_prompt_tokens_per_s(rates.prompt_per_s);
   out.set_generation_tokens_per_s(rates.generated_per_s);
   out.set_queued_prompt_tokens(static_cast<uint64_t>(stats.queued_prompt_tokens));

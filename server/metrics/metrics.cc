@@ -1,6 +1,5 @@
 #include "server/metrics/metrics.h"
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <functional>
@@ -81,16 +80,6 @@ std::string_view CancellationCause(std::string_view reason) {
   if (reason == "SHUTTING_DOWN") return "drain";
   if (reason == "SLOW_CONSUMER") return "slow";
   return {};
-}
-
-double UsageRatio(const SchedulerStats& stats) {
-  double usage = 0.0;
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    if (stats.blocks_total[g] == 0) continue;
-    usage = std::max(usage, static_cast<double>(stats.blocks_used[g]) /
-                                static_cast<double>(stats.blocks_total[g]));
-  }
-  return usage;
 }
 
 }  // namespace
@@ -329,8 +318,8 @@ void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
   paused.Set(static_cast<double>(now.paused));
   running.Set(static_cast<double>(now.running));
   queue_tokens.Set(static_cast<double>(now.queued_prompt_tokens));
-  kv_usage.Set(UsageRatio(now));
-  kv_usage_old.Set(UsageRatio(now));
+  kv_usage.Set(scheduler::KvUsage(now));
+  kv_usage_old.Set(scheduler::KvUsage(now));
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     if (now.blocks_total[g] == 0) continue;
     const int64_t used = now.blocks_used[g];
