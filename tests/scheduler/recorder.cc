@@ -1,5 +1,8 @@
 #include "tests/scheduler/recorder.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -131,6 +134,17 @@ std::string Recorder::CheckAgainstExpected(const ModelLimits& limits) const {
     }
   }
   return "";
+}
+
+void ExpectNothingHeld(const SchedulerStats& stats) {
+  EXPECT_THAT(stats.blocks_used, testing::ElementsAre(0, 0)) << "blocks leaked";
+  EXPECT_EQ(stats.running, 0);
+  EXPECT_EQ(stats.waiting, 0);
+  EXPECT_EQ(stats.queued_requests, 0);
+  EXPECT_EQ(stats.preempted_now, 0);
+  EXPECT_EQ(stats.paused, 0);
+  EXPECT_EQ(stats.queued_prompt_tokens, 0);
+  EXPECT_EQ(stats.queued_bytes, 0);
 }
 
 }  // namespace tandem::scheduler

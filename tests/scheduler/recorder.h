@@ -7,6 +7,7 @@
 
 #include "scheduler/config.h"
 #include "scheduler/request.h"
+#include "scheduler/stats.h"
 
 namespace tandem::scheduler {
 
@@ -39,5 +40,8 @@ struct Recorder {
   RequestStats stats;
   std::vector<std::string> errors;  // broken contract
 };
+
+// No block, seat or place in the queue is in use.
+void ExpectNothingHeld(const SchedulerStats& stats);
 
 }  // namespace tandem::scheduler

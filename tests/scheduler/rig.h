@@ -93,17 +93,7 @@ struct Rig {
     }
     ExpectEmpty();
   }
-  void ExpectEmpty() const {
-    const SchedulerStats stats = scheduler->stats();
-    EXPECT_THAT(stats.blocks_used, testing::ElementsAre(0, 0));
-    EXPECT_EQ(stats.running, 0);
-    EXPECT_EQ(stats.waiting, 0);
-    EXPECT_EQ(stats.queued_requests, 0);
-    EXPECT_EQ(stats.preempted_now, 0);
-    EXPECT_EQ(stats.paused, 0);
-    EXPECT_EQ(stats.queued_prompt_tokens, 0);
-    EXPECT_EQ(stats.queued_bytes, 0);
-  }
+  void ExpectEmpty() const { ExpectNothingHeld(scheduler->stats()); }
 };
 
 }  // namespace tandem::scheduler

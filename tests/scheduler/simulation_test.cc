@@ -377,14 +377,7 @@ class Simulation {
       EXPECT_EQ(CheckEnd(*flight, world_), "") << recorder.status;
     }
     const SchedulerStats stats = scheduler_.stats();
-    EXPECT_EQ(stats.running, 0);
-    EXPECT_EQ(stats.waiting, 0);
-    EXPECT_EQ(stats.queued_requests, 0);
-    EXPECT_EQ(stats.preempted_now, 0);
-    EXPECT_EQ(stats.paused, 0);
-    EXPECT_EQ(stats.queued_prompt_tokens, 0);
-    EXPECT_EQ(stats.queued_bytes, 0);
-    EXPECT_THAT(stats.blocks_used, testing::ElementsAre(0, 0)) << "blocks leaked";
+    ExpectNothingHeld(stats);
     int cancelled = 0;
     for (const auto& flight : flights_) cancelled += flight->cancelled;
     EXPECT_LE(freed_, cancelled);
