@@ -2,28 +2,19 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <ctime>
 
 #include "absl/strings/str_format.h"
 #include "kernels/cpu/machine_probe.h"
 #include "server/cli/bench_measure.h"
 #include "server/cli/bench_report.h"
 #include "server/cli/console.h"
+#include "server/cli/format.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/verbs.h"
 #include "server/cli/version.h"
 
 namespace tandem::server {
 namespace {
-
-std::string UtcDate() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc = {};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 // The KV blocks that the largest test needs.
 MemoryRequest BenchMemory(const Settings& settings, const ModelSource& source,

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <ctime>
 #include <fstream>
 #include <iterator>
 
@@ -19,15 +18,6 @@ namespace {
 
 constexpr double kLogSeconds = 10.0;
 constexpr size_t kLeastPool = 16;
-
-std::string UtcDate() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc = {};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

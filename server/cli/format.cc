@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <ctime>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
@@ -41,6 +42,15 @@ std::string SecondsText(double seconds) {
   if (seconds < 59.95) return absl::StrFormat("%.1f s", seconds);
   const int64_t whole = std::llround(seconds);
   return absl::StrFormat("%d min %d s", whole / 60, whole % 60);
+}
+
+std::string UtcDate() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc = {};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
 }
 
 }  // namespace tandem::server

@@ -1,17 +1,14 @@
 #include "server/cli/served_model_facts.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
-#include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "server/chat/chat_tokens.h"
+#include "server/grpc/digest.h"
 
 namespace tandem::server {
 namespace {
@@ -26,11 +23,7 @@ std::optional<std::string> ReadText(const fs::path& path) {
 }
 
 std::string Sha256(const std::optional<std::string>& text) {
-  if (!text.has_value()) return "";
-  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
-  SHA256(reinterpret_cast<const unsigned char*>(text->data()), text->size(), digest.data());
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+  return text.has_value() ? Sha256Hex(*text) : "";
 }
 
 // chat_template.jinja, or what tokenizer_config.json holds instead: the template, or a list of

@@ -1,4 +1,4 @@
-// SHA-256, shortened where a few digits tell things apart.
+// SHA-256 in hex digits, shortened where a few of them tell things apart.
 #pragma once
 
 #include <string>
@@ -6,6 +6,7 @@
 
 namespace tandem::server {
 
+std::string Sha256Hex(std::string_view text);  // 64 digits
 // The first 16 hex digits of SHA-256 over `text`.
 std::string ShortDigest(std::string_view text);
 
