@@ -1,9 +1,11 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 
@@ -89,6 +91,15 @@ struct LiveRows {
   int size() const { return static_cast<int>(batch_rows.size()); }
 };
 
+// Samples that are taken in order: those of a segment that is verified, each as long as the one
+// before drew what the next row was fed. Any other sample is a run of its own.
+struct SampleRun {
+  int first = 0;
+  int last = 0;      // behind the last
+  int drawn = -1;    // the latest sample that was taken
+  bool open = true;  // the next one is to be taken
+};
+
 }  // namespace
 
 std::vector<kvcache::LayerKv> KvLayers(const ModelConfig& config, KvGroup group,
@@ -103,13 +114,15 @@ std::vector<kvcache::LayerKv> KvLayers(const ModelConfig& config, KvGroup group,
 
 struct Runner::State {
   State(const Model& model, const kernels::Ops& ops,
-        std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config)
-      : model(model), ops(ops), stores(stores), config(config) {}
+        std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config,
+        Propose propose)
+      : model(model), ops(ops), stores(stores), config(config), propose(std::move(propose)) {}
 
   const Model& model;
   const kernels::Ops& ops;
   std::array<kvcache::BlockStore*, kNumKvGroups> stores;
   RunnerConfig config;
+  Propose propose;
   kernels::HugeMemory memory;
   Buffers buffers;
   std::array<std::vector<float>, kNumKvGroups> inv_freq;
@@ -121,10 +134,14 @@ struct Runner::State {
   const StepBatch* batch = nullptr;
   const StepTrace* trace = nullptr;
   LiveRows live;
+  std::vector<SampleRun> runs;  // covering the samples in order
+  std::vector<int> draft_runs;  // by StepBatch::drafts
+  std::vector<float> handoffs;  // [drafts, H]
 
   const ModelConfig& shape() const { return model.config; }
 
   absl::Status BeginStep(const StepBatch& step);
+  absl::Status FindRuns();
   void Embed();
   void Compact(const std::vector<int>& keep);
   void Layer(int i);
@@ -135,6 +152,8 @@ struct Runner::State {
   void Head(const std::vector<int>& rows, StepResult& result);
   void SampleRows(int first, int last, const std::vector<int>& rows, int logit_begin,
                   StepResult& result);
+  void KeepHandoffs(int first, int last, const std::vector<int>& chunk);
+  void ProposeDrafts(StepResult& result);
 
   void Linear(const float* x, int64_t x_stride, const kernels::WeightView& w, float* y, int rows,
               bool f32_operands = false) {
@@ -209,6 +228,57 @@ absl::Status Runner::State::BeginStep(const StepBatch& step) {
       return absl::InternalError("the segments of a step do not cover its rows in order");
     }
   }
+  return absl::OkStatus();
+}
+
+// The order in which samples are taken, and which of them drafts continue.
+absl::Status Runner::State::FindRuns() {
+  runs.clear();
+  draft_runs.clear();
+  std::vector<int> run_of(batch->segments.size(), -1);  // the run that draws, by segment
+  size_t at = 0;
+  for (int s = 0; s < static_cast<int>(batch->samples.size()); ++s) {
+    const SampleRequest& request = batch->samples[s];
+    while (at < batch->segments.size() &&
+           batch->segments[at].row_begin + batch->segments[at].num_rows <= request.row) {
+      ++at;
+    }
+    if (at == batch->segments.size()) {
+      return absl::InternalError(
+          absl::StrFormat("a sample of a step asks for row %d, which no segment has", request.row));
+    }
+    const Segment& segment = batch->segments[at];
+    const bool draws = request.params != nullptr;
+    if (draws && segment.num_drafts > 0 && run_of[at] >= 0) {
+      runs[run_of[at]].last = s + 1;
+      continue;
+    }
+    if (draws) run_of[at] = static_cast<int>(runs.size());
+    runs.push_back({.first = s, .last = s + 1});
+  }
+  for (size_t i = 0; i < batch->segments.size(); ++i) {
+    const Segment& segment = batch->segments[i];
+    if (segment.num_drafts == 0) continue;
+    const bool verified = segment.num_drafts < segment.num_rows && run_of[i] >= 0 &&
+                          runs[run_of[i]].last - runs[run_of[i]].first == segment.num_drafts + 1;
+    if (!verified) {
+      return absl::InternalError(absl::StrFormat(
+          "a segment of %d rows with a draft of %d has no sample for each row from the one before "
+          "the draft on",
+          segment.num_rows, segment.num_drafts));
+    }
+  }
+  for (const DraftRequest& request : batch->drafts) {
+    const bool known =
+        request.segment >= 0 && request.segment < static_cast<int>(batch->segments.size());
+    if (!known || run_of[request.segment] < 0 || request.max_tokens < 1) {
+      return absl::InternalError(absl::StrFormat(
+          "a draft of %d tokens is asked for behind segment %d, which draws nothing",
+          request.max_tokens, request.segment));
+    }
+    draft_runs.push_back(run_of[request.segment]);
+  }
+  handoffs.resize(draft_runs.size() * shape().hidden);
   return absl::OkStatus();
 }
 
@@ -429,22 +499,102 @@ void Runner::State::SampleRows(int first, int last, const std::vector<int>& rows
     const std::vector<int>& rows;
     int logit_begin;
     StepResult& result;
-  } context{*this, first, last, rows, logit_begin, result};
+    size_t first_run, num_runs;
+  };
+  const auto ends_before = [](const SampleRun& run, int sample) { return run.last <= sample; };
+  const auto run = std::lower_bound(runs.begin(), runs.end(), first, ends_before);
+  const auto runs_end = std::lower_bound(
+      run, runs.end(), last, [](const SampleRun& r, int sample) { return r.first < sample; });
+  Context context{*this,
+                  first,
+                  last,
+                  rows,
+                  logit_begin,
+                  result,
+                  static_cast<size_t>(run - runs.begin()),
+                  static_cast<size_t>(runs_end - run)};
   ops.for_each(
-      ops.backend, std::min(kSampleTasks, last - first),
+      ops.backend, static_cast<int>(std::min<size_t>(kSampleTasks, context.num_runs)),
       [](void* opaque, int task) {
         Context& c = *static_cast<Context*>(opaque);
-        const size_t vocab = c.state.shape().vocab;
-        for (int s = c.first + task; s < c.last; s += kSampleTasks) {
-          const SampleRequest& request = c.state.batch->samples[s];
-          const auto row = std::lower_bound(c.rows.begin(), c.rows.end(), request.row);
-          const size_t logit_row = row - c.rows.begin() - c.logit_begin;
-          c.result.tokens[s] =
-              Sample({c.state.buffers.logits + logit_row * vocab, vocab}, request,
-                     c.state.shape().generation.suppressed_ids, c.state.sample_scratch[task]);
+        State& state = c.state;
+        const StepBatch& batch = *state.batch;
+        const size_t vocab = state.shape().vocab;
+        for (size_t i = task; i < c.num_runs; i += kSampleTasks) {
+          SampleRun& run = state.runs[c.first_run + i];
+          for (int s = std::max(run.first, c.first); run.open && s < std::min(run.last, c.last);
+               ++s) {
+            const SampleRequest& request = batch.samples[s];
+            const auto row = std::lower_bound(c.rows.begin(), c.rows.end(), request.row);
+            const size_t logit_row = row - c.rows.begin() - c.logit_begin;
+            const SampledToken& token = c.result.tokens[s] =
+                Sample({state.buffers.logits + logit_row * vocab, vocab}, request,
+                       state.shape().generation.suppressed_ids, state.sample_scratch[task]);
+            run.drawn = s;
+            run.open = s + 1 < run.last && token.finite && batch.ids[request.row + 1] == token.id;
+          }
         }
       },
       &context);
+}
+
+// Of the samples [first, last), those taken last in a run that a draft continues: copies the rows
+// they were drawn from. buffers.x holds the normed rows of `chunk`.
+void Runner::State::KeepHandoffs(int first, int last, const std::vector<int>& chunk) {
+  const size_t hidden = shape().hidden;
+  for (size_t i = 0; i < draft_runs.size(); ++i) {
+    const int drawn = runs[draft_runs[i]].drawn;
+    if (drawn < first || drawn >= last) continue;
+    const auto row = std::lower_bound(chunk.begin(), chunk.end(), batch->samples[drawn].row);
+    std::memcpy(handoffs.data() + i * hidden, buffers.x + (row - chunk.begin()) * hidden,
+                hidden * 4);
+  }
+}
+
+// Asks the proposer what may follow the tokens that were drawn.
+void Runner::State::ProposeDrafts(StepResult& result) {
+  const size_t hidden = shape().hidden;
+  std::vector<std::vector<int32_t>> drawn(batch->drafts.size());
+  std::vector<DraftSlot> slots;
+  std::vector<int> request_of;  // by slot
+  for (size_t i = 0; i < batch->drafts.size(); ++i) {
+    const DraftRequest& request = batch->drafts[i];
+    const SampleRun& run = runs[draft_runs[i]];
+    if (!result.tokens[run.drawn].finite) continue;
+    for (int s = run.first; s <= run.drawn; ++s) drawn[i].push_back(result.tokens[s].id);
+    DraftSlot slot;
+    slot.next = batch->samples[run.drawn];
+    slot.token = drawn[i].back();
+    slot.position = batch->positions[slot.next.row] + 1;
+    slot.handoff = {handoffs.data() + i * hidden, hidden};
+    slot.block_table = batch->segments[request.segment].block_table;
+    slot.max_tokens = request.max_tokens;
+    slot.next.row = -1;
+    slot.next.position += 1;
+    slot.next.drafted = drawn[i];
+    slot.next.logprobs = {};
+    slot.prompt = request.prompt;
+    slot.output = request.output;
+    slot.drawn = drawn[i];
+    slots.push_back(slot);
+    request_of.push_back(static_cast<int>(i));
+  }
+  if (slots.empty()) return;
+  const auto begin = std::chrono::steady_clock::now();
+  std::vector<Draft> drafts(slots.size());
+  result.draft_steps = propose(slots, drafts);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    std::vector<int32_t>& ids = drafts[i].ids;
+    const auto outside = [&](int32_t id) { return id < 0 || id >= shape().vocab; };
+    const auto bad = std::find_if(ids.begin(), ids.end(), outside);
+    if (bad != ids.end()) drafts[i].finite = false;
+    ids.erase(bad, ids.end());
+    if (static_cast<int>(ids.size()) > slots[i].max_tokens) ids.resize(slots[i].max_tokens);
+    result.drafts[request_of[i]] = std::move(drafts[i]);
+  }
+  result.draft_us = std::chrono::duration_cast<std::chrono::microseconds>(
+                        std::chrono::steady_clock::now() - begin)
+                        .count();
 }
 
 // Final norm and head of the sampled rows (batch row numbers, ascending), a buffer of logits at a
@@ -474,6 +624,7 @@ void Runner::State::Head(const std::vector<int>& rows, StepResult& result) {
     while (last < batch->samples.size() && batch->samples[last].row <= chunk.back()) ++last;
     SampleRows(static_cast<int>(sample), static_cast<int>(last), rows, static_cast<int>(begin),
                result);
+    KeepHandoffs(static_cast<int>(sample), static_cast<int>(last), chunk);
     sample = last;
   }
 }
@@ -488,13 +639,14 @@ size_t Runner::ScratchBytes(const ModelConfig& config, const RunnerConfig& runne
 
 absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
     const Model& model, const kernels::Ops& ops,
-    std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config) {
+    std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config,
+    Propose propose) {
   if (config.max_step_rows < 1) {
     return absl::InvalidArgumentError(
         absl::StrFormat("max_step_rows is %d; at least 1", config.max_step_rows));
   }
   const ModelConfig& shape = model.config;
-  auto state = std::make_unique<State>(model, ops, stores, config);
+  auto state = std::make_unique<State>(model, ops, stores, config, std::move(propose));
   for (int i = 0; i < shape.num_layers(); ++i) {
     const LayerDesc& desc = shape.layers[i];
     const kvcache::BlockStore* store = stores[desc.group()];
@@ -522,8 +674,11 @@ absl::Status Runner::Run(const StepBatch& batch, StepResult& result, const StepT
   State& s = *state_;
   s.batch = &batch;
   s.trace = &trace;
-  result.tokens.assign(batch.samples.size(), {});
+  result = {};
+  result.tokens.resize(batch.samples.size());
+  result.drafts.resize(batch.drafts.size());
   if (absl::Status status = s.BeginStep(batch); !status.ok()) return status;
+  if (absl::Status status = s.FindRuns(); !status.ok()) return status;
 
   std::vector<int> sampled;  // batch rows whose output is wanted, ascending, each once
   for (const SampleRequest& request : batch.samples) {
@@ -536,6 +691,7 @@ absl::Status Runner::Run(const StepBatch& batch, StepResult& result, const StepT
     s.Layer(i);
   }
   s.Head(sampled, result);
+  if (s.propose && !batch.drafts.empty()) s.ProposeDrafts(result);
   return absl::OkStatus();
 }
 

@@ -1,4 +1,5 @@
-// Runs a step: one flattened forward of the target over all rows, then the tokens of its last rows.
+// Runs a step: one flattened forward of the target over all rows, the tokens of its last rows,
+// drafts verified on the way, and the proposer's next drafts.
 //
 //   h = E[ids] * s; per layer: attention, MLP or experts, per-layer embedding; final norm; head.
 //
@@ -16,6 +17,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "engine/drafter.h"
 #include "engine/load_model.h"
 #include "engine/step.h"
 #include "kernels/ops.h"
@@ -49,9 +51,11 @@ class Runner {
   // The stores hold KvLayers' layers; one is null for a group the model does not have. Everything
   // passed in outlives the runner.
   //   errors  Unimplemented, naming the layer, for a head size or format that no kernel has
+  //   propose  answers StepBatch::drafts; null: there are no drafts
   static absl::StatusOr<std::unique_ptr<Runner>> Create(
       const Model& model, const kernels::Ops& ops,
-      std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config);
+      std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config,
+      Propose propose = nullptr);
   ~Runner();
 
   // Bytes of activation buffers that Create allocates.

@@ -48,7 +48,13 @@ void Mask(std::span<const int32_t> ids, std::vector<float>& row) {
   }
 }
 
-void Penalize(const SamplingParams& p, const TokenCounts& counts, std::vector<float>& row) {
+void Penalize(const SamplingParams& p, const TokenCounts& counts, std::span<const int32_t> drafted,
+              std::vector<float>& row) {
+  std::vector<int32_t> fresh;  // drafted ids that `counts` has not in the output, each once
+  for (const int32_t id : drafted) {
+    if (counts.output.contains(id)) continue;
+    if (std::find(fresh.begin(), fresh.end(), id) == fresh.end()) fresh.push_back(id);
+  }
   const auto value_of = [&](int32_t id) -> float* {
     const bool known = id >= 0 && id < static_cast<int32_t>(row.size());
     return known && row[id] != -kInf ? &row[id] : nullptr;
@@ -60,15 +66,20 @@ void Penalize(const SamplingParams& p, const TokenCounts& counts, std::vector<fl
     // A tiny r takes a logit past the range of a float; it stays the largest there is.
     *value = std::clamp(*value > 0.0f ? *value / r : *value * r, -kFloatMax, kFloatMax);
   };
-  for (const auto& [id, count] : counts.output) repeat(id);
-  for (const auto& [id, count] : counts.prompt) {
-    if (!counts.output.contains(id)) repeat(id);
-  }
-  for (const auto& [id, count] : counts.output) {
+  const auto subtract = [&](int32_t id, int64_t counted) {
+    const int64_t count = counted + std::count(drafted.begin(), drafted.end(), id);
     float* value = value_of(id);
-    if (value == nullptr || count <= 0) continue;
+    if (value == nullptr || count <= 0) return;
     *value -= p.frequency_penalty * static_cast<float>(count) + p.presence_penalty;
+  };
+  for (const auto& [id, count] : counts.output) repeat(id);
+  for (const int32_t id : fresh) repeat(id);
+  for (const auto& [id, count] : counts.prompt) {
+    const bool in_draft = std::find(fresh.begin(), fresh.end(), id) != fresh.end();
+    if (!counts.output.contains(id) && !in_draft) repeat(id);
   }
+  for (const auto& [id, count] : counts.output) subtract(id, count);
+  for (const int32_t id : fresh) subtract(id, 0);
 }
 
 // The row after masks, bias and penalties, in `row`.
@@ -91,7 +102,7 @@ void EditRow(std::span<const float> model_row, const SampleRequest& request,
   }
   if (HasPenalty(p)) {
     assert(request.counts != nullptr);
-    Penalize(p, *request.counts, row);
+    Penalize(p, *request.counts, request.drafted, row);
   }
 }
 

@@ -61,7 +61,9 @@ struct SampleRequest {
   int choice = 0;                          // RNG stream
   int64_t position = 0;                    // absolute position that the drawn token will take
   const TokenCounts* counts = nullptr;     // required when params asks for a penalty; else ignored
-  std::span<const int32_t> masked = {};  // ids that may not be drawn now (stops before min_tokens)
+  std::span<const int32_t> drafted = {};  // ids of the output behind `counts`: a draft that held so
+                                          // far, at most a few. Penalties count them
+  std::span<const int32_t> masked = {};   // ids that may not be drawn now (stops before min_tokens)
   LogprobOptions logprobs = {};
   int32_t score_id = -1;  // with params == null: the prompt token whose log-probability is wanted
 };

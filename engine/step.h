@@ -1,4 +1,10 @@
-// One step of the engine as data: flat arrays in, sampled tokens out.
+// One step of the engine as data: flat arrays in, sampled tokens and fresh drafts out.
+//
+// In a step the target runs all rows in one forward. A segment whose last rows feed a draft is
+// verified there: its rows draw their tokens in order, until one differs from the id that the next
+// row was fed. Then the proposer guesses on, from what each asking segment drew last
+// (mtp.md 2.2, 3.1). Nothing of a step stays in the engine but K/V rows; which of them count is the
+// scheduler's to know.
 //
 // The scheduler fills a StepBatch, the runner turns it into a StepResult; a simulated device can
 // stand in for the runner, since nothing else crosses.
@@ -19,13 +25,27 @@ namespace tandem::engine {
 enum KvGroup : int { kSliding = 0, kFull = 1 };
 constexpr int kNumKvGroups = 2;
 
-// A run of consecutive rows of one sequence: a decode row, or a chunk of its prompt.
+// A run of consecutive rows of one sequence: a chunk of its prompt, or the row of its last token
+// and of the draft behind it.
 struct Segment {
   int row_begin = 0;
   int num_rows = 0;
+  int num_drafts =
+      0;  // the last so many rows feed drafted ids, below num_rows. Then every row from
+          // the one before them on has one sample with params, and these come in order
   // Block id of position p at [p / block_tokens], per group; -1 where released. They cover every
   // position of the segment's rows. Empty for a group the model does not have.
   std::array<std::span<const int32_t>, kNumKvGroups> block_table;
+};
+
+// Asks for a draft behind the token that a segment draws, one that has such a sample.
+struct DraftRequest {
+  int segment = 0;
+  int max_tokens = 0;  // at least 1
+  // The sequence before this step, for proposers that look there. Together they hold every id up
+  // to the segment's row that is not drafted.
+  std::span<const int32_t> prompt;
+  std::span<const int32_t> output;
 };
 
 struct StepBatch {
@@ -33,10 +53,21 @@ struct StepBatch {
   std::vector<int32_t> positions;      // [rows] ascending and consecutive within a segment
   std::vector<Segment> segments;       // in row order, covering all rows
   std::vector<SampleRequest> samples;  // ascending by row; a row may occur more than once
+  std::vector<DraftRequest> drafts;    // ascending by segment, each at most once
+};
+
+// Ids guessed to follow a token that was just drawn.
+struct Draft {
+  std::vector<int32_t> ids;  // at most what was asked for
+  bool finite = true;        // false: it ended early because a NaN or infinity turned up
 };
 
 struct StepResult {
-  std::vector<SampledToken> tokens;  // one per StepBatch::samples
+  std::vector<SampledToken> tokens;  // one per StepBatch::samples; behind a draft that did not hold
+                                     // nothing is drawn: id -1, finite
+  std::vector<Draft> drafts;         // one per StepBatch::drafts; empty ones without a proposer
+  int draft_steps = 0;               // forwards of the drafter
+  int64_t draft_us = 0;              // of the step's time, what drafting took
 };
 
 // Runs one step. A status that is not OK means the device is lost; no sequence can go on.

@@ -5,6 +5,7 @@
 // order, on the scheduler's thread, through a sink that must not block.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -28,6 +29,20 @@ struct StopParams {
                                        // possibly before kStarted
 };
 
+constexpr int kMaxDraftTokens = 16;
+
+// How many tokens to guess ahead. Never changes the text.
+struct Speculation {
+  enum class Mode {
+    kOff,
+    kAuto,   // as many as pay off right now, possibly none (draft_length.h)
+    kFixed,  // always max_draft_tokens, as far as blocks and rows allow
+  };
+  Mode mode = Mode::kAuto;
+  int max_draft_tokens = kMaxDraftTokens;  // 0 is kOff; at most SchedulerConfig::max_draft_tokens
+                                           // are used
+};
+
 struct Request {
   std::string client_id;  // for logs
   std::vector<int32_t> prompt;
@@ -35,10 +50,11 @@ struct Request {
   StopParams stop;
   engine::LogprobOptions logprobs;         // of output tokens
   engine::LogprobOptions prompt_logprobs;  // of prompt tokens from position 1 on
-  int n = 1;                               // choices
-  int priority = 0;                        // -100..100, higher first
-  std::string tenant;                      // waiting requests of all tenants take turns
-  bool reject_if_queued = false;           // refused unless its first row runs in the next step
+  Speculation speculation;
+  int n = 1;                      // choices
+  int priority = 0;               // -100..100, higher first
+  std::string tenant;             // waiting requests of all tenants take turns
+  bool reject_if_queued = false;  // refused unless its first row runs in the next step
   // Points in time on the scheduler's clock.
   int64_t arrival_us = 0;
   int64_t deadline_us = std::numeric_limits<int64_t>::max();       // then DEADLINE_EXCEEDED
@@ -79,12 +95,26 @@ constexpr const char* FinishReasonName(FinishReason reason) {
   return "unknown";
 }
 
+// What became of drafts. A round is a step that ran a sequence's newest token, with or without a
+// draft behind it; it emits one token more than were accepted, unless a stop cuts it.
+struct DraftCounts {
+  int64_t rounds = 0;
+  int64_t rounds_with_draft = 0;
+  int64_t drafted = 0;                                    // guesses that were verified
+  int64_t accepted = 0;                                   // guesses that held
+  int64_t discarded = 0;                                  // guesses that were never verified
+  int64_t failed = 0;                                     // drafts that a NaN or infinity ended
+  std::array<int64_t, kMaxDraftTokens> drafted_at = {};   // by position in the draft
+  std::array<int64_t, kMaxDraftTokens> accepted_at = {};  // that held, and all before them
+};
+
 struct RequestStats {
   int prompt_tokens = 0;
   int cached_prompt_tokens = 0;
   int completion_tokens = 0;  // over all choices
   int preemptions = 0;
   int recomputed_tokens = 0;
+  DraftCounts drafts;      // over all choices
   int64_t queue_us = 0;    // arrival to first row
   int64_t prefill_us = 0;  // first row to first token
   int64_t decode_us = 0;   // first token to the end
@@ -106,6 +136,9 @@ struct TokenEvent {
   int choice = 0;
   int first_position = 0;
   std::vector<engine::SampledToken> tokens;
+  int drafted = 0;     // kTokens: guesses verified in the step; what was accepted of them comes
+                       // first in `tokens`, the target's own token last
+  DraftCounts drafts;  // kChoiceFinished: of the choice
   FinishReason reason = FinishReason::kAborted;
   int32_t stop_id = -1;  // with kStopEos, kStopToken: the id that ended the choice
   absl::Status status;

@@ -36,6 +36,10 @@ struct SchedulerStats {
                                    // once a second
   std::array<int64_t, kNumFinishReasons> choices_finished_total = {};  // by FinishReason
   std::array<int64_t, kNumStatusCodes> requests_finished_total = {};   // by absl::StatusCode
+  DraftCounts drafts;                                                  // from the start
+  int64_t drafting = 0;              // sequences that asked for a draft in the last step
+  int64_t draft_auto_off_total = 0;  // times that a sequence's guesses stopped paying off
+  double draft_tokens = 0;           // mean length of these drafts
   bool draining = false;
   bool engine_down = false;
 };
@@ -59,10 +63,15 @@ inline double KvUsage(const SchedulerStats& stats) {
 
 // One step that ran, for histograms.
 struct StepTiming {
-  int rows = 0;         // = prompt_rows + decode_rows
-  int prompt_rows = 0;  // rows recomputed after a preemption included
-  int decode_rows = 0;
-  int64_t duration_us = 0;  // the engine
+  int rows = 0;             // = prompt_rows + decode_rows
+  int prompt_rows = 0;      // rows recomputed after a preemption included
+  int decode_rows = 0;      // newest tokens and the drafts behind them
+  int draft_rows = 0;       // of these, drafts
+  int accepted_rows = 0;    // of these, guesses that held
+  int drafting = 0;         // sequences that got a new draft
+  int draft_steps = 0;      // forwards of the drafter
+  int64_t duration_us = 0;  // the engine, drafting included
+  int64_t draft_us = 0;     // of this, drafting
   int64_t schedule_us = 0;  // the rest of the turn: inbox, plan, commit, events
 };
 
