@@ -138,6 +138,7 @@ struct TokenEvent {
   std::vector<engine::SampledToken> tokens;
   int drafted = 0;     // kTokens: guesses verified in the step; what was accepted of them comes
                        // first in `tokens`, the target's own token last
+  int accepted = 0;    // kTokens: of these, those that held, counted as in `drafts`
   DraftCounts drafts;  // kChoiceFinished: of the choice
   FinishReason reason = FinishReason::kAborted;
   int32_t stop_id = -1;  // with kStopEos, kStopToken: the id that ended the choice
