@@ -71,6 +71,45 @@ void EngineRig::Poison(KvGroup group, int32_t block) {
   std::memset(view.base + block * view.block_stride, 0xff, stores[group]->layout().block_bytes);
 }
 
+void EngineRig::Cover(RigSequence& sequence, int rows) {
+  for (const KvGroup group : {kSliding, kFull}) {
+    if (stores[group] == nullptr) continue;
+    std::vector<int32_t>& table = sequence.tables[group];
+    while (static_cast<int>(table.size()) * config.block_tokens < sequence.done + rows) {
+      if (free_[group].empty()) {
+        std::cerr << "test rig: out of blocks" << std::endl;
+        std::abort();
+      }
+      table.push_back(free_[group].back());
+      free_[group].pop_back();
+    }
+  }
+}
+
+void EngineRig::Retire(RigSequence& sequence) {
+  // The next row stands at position `done`; blocks that end before its window are dead.
+  std::vector<int32_t>& table = sequence.tables[kSliding];
+  const int first_visible = sequence.done - model.config.sliding_window + 1;
+  for (int b = 0; (b + 1) * config.block_tokens <= first_visible; ++b) {
+    if (table.empty() || table[b] < 0) continue;
+    Poison(kSliding, table[b]);
+    free_[kSliding].push_back(table[b]);
+    table[b] = -1;
+  }
+}
+
+void EngineRig::Cut(RigSequence& sequence) {
+  for (const KvGroup group : {kSliding, kFull}) {
+    std::vector<int32_t>& table = sequence.tables[group];
+    while (!table.empty() &&
+           (static_cast<int>(table.size()) - 1) * config.block_tokens >= sequence.done) {
+      Poison(group, table.back());
+      free_[group].push_back(table.back());
+      table.pop_back();
+    }
+  }
+}
+
 void EngineRig::Step(std::span<RigRun> runs, const engine::StepTrace& trace) {
   engine::StepBatch batch;
   const engine::SamplingParams greedy{.temperature = 0.0f};
@@ -80,18 +119,9 @@ void EngineRig::Step(std::span<RigRun> runs, const engine::StepTrace& trace) {
     engine::Segment segment;
     segment.row_begin = static_cast<int>(batch.ids.size());
     segment.num_rows = run.rows;
+    Cover(sequence, run.rows);
     for (const KvGroup group : {kSliding, kFull}) {
-      if (stores[group] == nullptr) continue;
-      std::vector<int32_t>& table = sequence.tables[group];
-      while (static_cast<int>(table.size()) * config.block_tokens < sequence.done + run.rows) {
-        if (free_[group].empty()) {
-          std::cerr << "test rig: out of blocks" << std::endl;
-          std::abort();
-        }
-        table.push_back(free_[group].back());
-        free_[group].pop_back();
-      }
-      segment.block_table[group] = table;
+      if (stores[group] != nullptr) segment.block_table[group] = sequence.tables[group];
     }
     for (int r = 0; r < run.rows; ++r) {
       batch.ids.push_back(sequence.ids[sequence.done + r]);
@@ -125,15 +155,7 @@ void EngineRig::Step(std::span<RigRun> runs, const engine::StepTrace& trace) {
   }
   for (RigRun& run : runs) {
     run.sequence->done += run.rows;
-    // The next row stands at position `done`; blocks that end before its window are dead.
-    std::vector<int32_t>& table = run.sequence->tables[kSliding];
-    const int first_visible = run.sequence->done - model.config.sliding_window + 1;
-    for (int b = 0; (b + 1) * config.block_tokens <= first_visible; ++b) {
-      if (table.empty() || table[b] < 0) continue;
-      Poison(kSliding, table[b]);
-      free_[kSliding].push_back(table[b]);
-      table[b] = -1;
-    }
+    Retire(*run.sequence);
   }
 }
 

@@ -54,6 +54,11 @@ class EngineRig {
 
   void Start();  // makes stores and runner; called by the constructors and after changing `model`
 
+  // What Step does around a forward, for tests that build their own steps:
+  void Cover(RigSequence& sequence, int rows);  // takes blocks for `rows` rows behind `done`
+  void Retire(RigSequence& sequence);           // gives back blocks that no later row can see
+  void Cut(RigSequence& sequence);              // gives back blocks that begin at `done` or behind
+
   void Step(std::span<RigRun> runs, const engine::StepTrace& trace = nullptr);
 
   // Runs all not yet stored ids of the sequence in chunks; returns the last row's logits.
