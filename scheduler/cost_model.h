@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace tandem::scheduler {
@@ -20,7 +21,14 @@ struct CostModel {
 // Learns from one step. Steps with fewer than 8 prompt rows beside none or some decoders teach
 // nothing about prompt rows, and a single measurement moves an estimate by at most four times
 // itself, so that a stall of the machine does not collapse the chunks.
+//   decode_rows  newest tokens and the drafts behind them
+//   duration_us  of the engine, without drafting
 void Observe(CostModel& model, int prompt_rows, int decode_rows, int64_t duration_us);
+
+// Learns from the draft chain of one step.
+//   tokens    how many guesses each drafting slot asked for; none: nothing is learnt
+//   draft_us  StepResult::draft_us
+void ObserveDrafting(CostModel& model, std::span<const int> tokens, int64_t draft_us);
 
 // Predicted cost of the decode rows alone. Without a measurement for `decode_rows` the nearest one
 // below counts, else the nearest above; 0 when nothing was measured.
