@@ -80,8 +80,8 @@ std::vector<int32_t> PoolOf(std::vector<int32_t> ids) {
   return ids;
 }
 
-absl::StatusOr<std::vector<std::string>> ParsePrompts(std::string_view jsonl) {
-  std::vector<std::string> prompts;
+absl::StatusOr<std::vector<FilePrompt>> ParsePrompts(std::string_view jsonl) {
+  std::vector<FilePrompt> prompts;
   int number = 0;
   while (!jsonl.empty()) {
     const std::string_view line = jsonl.substr(0, jsonl.find('\n'));
@@ -96,7 +96,14 @@ absl::StatusOr<std::vector<std::string>> ParsePrompts(std::string_view jsonl) {
           "line %d is not a JSON object with a text \"prompt\", such as {\"prompt\": \"Hello\"}",
           number));
     }
-    prompts.push_back(field->get<std::string>());
+    FilePrompt& prompt = prompts.emplace_back(FilePrompt{.text = field->get<std::string>()});
+    const auto task = json.find("task");
+    if (task == json.end()) continue;
+    if (!task->is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("\"task\" of line %d is not a text; it names a class of prompts", number));
+    }
+    prompt.task = task->get<std::string>();
   }
   if (prompts.empty()) return absl::InvalidArgumentError("there is no prompt in it");
   return prompts;

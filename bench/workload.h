@@ -54,8 +54,13 @@ std::string PoolText(uint64_t seed);
 // Each id once, in rising order.
 std::vector<int32_t> PoolOf(std::vector<int32_t> ids);
 
-// The "prompt" of each line of a JSON Lines file; blank lines are skipped.
+struct FilePrompt {
+  std::string text;
+  std::string task;  // the class of prompts it belongs to; empty: none is named
+};
+
+// The "prompt" and the "task" of each line of a JSON Lines file; blank lines are skipped.
 //   errors  kInvalidArgument with the number of the line
-absl::StatusOr<std::vector<std::string>> ParsePrompts(std::string_view jsonl);
+absl::StatusOr<std::vector<FilePrompt>> ParsePrompts(std::string_view jsonl);
 
 }  // namespace tandem::bench

@@ -23,11 +23,15 @@ absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError("--prompts: cannot read the file " + path);
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  absl::StatusOr<std::vector<std::string>> prompts = bench::ParsePrompts(text);
-  if (prompts.ok()) return prompts;
-  return absl::Status(
-      prompts.status().code(),
-      absl::StrFormat("--prompts %s: %s", path, std::string(prompts.status().message())));
+  const absl::StatusOr<std::vector<bench::FilePrompt>> prompts = bench::ParsePrompts(text);
+  if (!prompts.ok()) {
+    return absl::Status(
+        prompts.status().code(),
+        absl::StrFormat("--prompts %s: %s", path, std::string(prompts.status().message())));
+  }
+  std::vector<std::string> texts;
+  for (const bench::FilePrompt& prompt : *prompts) texts.push_back(prompt.text);
+  return texts;
 }
 
 // The line of a run that is under way.

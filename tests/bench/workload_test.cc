@@ -109,15 +109,21 @@ TEST(WorkloadTest, ThePoolTextIsPlainTextOfManyDifferentWords) {
   EXPECT_THAT(PoolOf({5, 3, 5, 9, 3}), ElementsAre(3, 5, 9));
 }
 
-TEST(ParsePromptsTest, EachLineGivesItsPrompt) {
-  const auto prompts = ParsePrompts("{\"prompt\": \"one\"}\n\n{\"x\": 1, \"prompt\": \"t\\nwo\"}");
+TEST(ParsePromptsTest, EachLineGivesItsPromptAndItsClass) {
+  const auto prompts =
+      ParsePrompts("{\"prompt\": \"one\", \"task\": \"sum\"}\n\n{\"x\": 1, \"prompt\": \"t\\nwo\"}");
   ASSERT_TRUE(prompts.ok()) << prompts.status();
-  EXPECT_THAT(*prompts, ElementsAre("one", "t\nwo"));
+  ASSERT_EQ(prompts->size(), 2u);
+  EXPECT_EQ((*prompts)[0].text, "one");
+  EXPECT_EQ((*prompts)[0].task, "sum");
+  EXPECT_EQ((*prompts)[1].text, "t\nwo");
+  EXPECT_EQ((*prompts)[1].task, "");
 }
 
 TEST(ParsePromptsTest, AMistakeIsToldWithItsLine) {
   for (const char* line :
-       {"{", "[]", "7", "{\"text\": \"x\"}", "{\"prompt\": 3}", "{\"prompt\": \"\"}"}) {
+       {"{", "[]", "7", "{\"text\": \"x\"}", "{\"prompt\": 3}", "{\"prompt\": \"\"}",
+        "{\"prompt\": \"x\", \"task\": 3}"}) {
     const auto prompts = ParsePrompts("{\"prompt\": \"one\"}\n" + std::string(line) + "\n");
     EXPECT_THAT(std::string(prompts.status().message()), HasSubstr("line 2")) << line;
   }
