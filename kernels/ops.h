@@ -11,6 +11,7 @@
 // Threads   one caller at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -24,7 +25,8 @@ struct EmbedArgs {
   WeightView table;              // [vocab, dim]
   std::span<const int32_t> ids;  // [rows], each in [0, vocab)
   float scale = 1.0f;
-  float* out = nullptr;  // [rows, dim]
+  float* out = nullptr;    // [rows, out_stride], dim values written
+  int64_t out_stride = 0;  // 0: dim
 };
 
 // Per-layer inputs (gemma4.md 2.3), in place on the context projection:
@@ -73,6 +75,20 @@ struct LinearArgs {
   int64_t y_stride = 0;
   int rows = 0;
   bool f32_operands = false;  // true: never round x to bf16, whatever the backend's dtype
+};
+
+// y[t, j * first.out + i] = sum_k W_c[i, k] * x[t, k] with c = ids[t, j], k ascending: each row meets
+// the few clusters that it chose of a large matrix. One value's bits are those of `linear` with W_c.
+struct LinearClustersArgs {
+  const float* x = nullptr;  // [rows, x_stride], first.in values used
+  int64_t x_stride = 0;
+  WeightView first;                // cluster 0; cluster c is packed at data + c * cluster_elements
+  size_t cluster_elements = 0;     // at least PackedElements(first.out, first.in)
+  const int32_t* ids = nullptr;    // [rows, chosen] clusters
+  int chosen = 0;
+  float* y = nullptr;  // [rows, y_stride], chosen * first.out values written
+  int64_t y_stride = 0;
+  int rows = 0;
 };
 
 // y[t, i] = gelu_tanh(gate_i . x[t]) * (up_i . x[t])
@@ -207,6 +223,7 @@ struct Ops {
   void (*rms_norm)(void* backend, const RmsNormArgs&) = nullptr;
   void (*norm_add)(void* backend, const NormAddArgs&) = nullptr;
   void (*linear)(void* backend, const LinearArgs&) = nullptr;
+  void (*linear_clusters)(void* backend, const LinearClustersArgs&) = nullptr;
   void (*linear_geglu)(void* backend, const LinearGegluArgs&) = nullptr;
   void (*gelu_mul)(void* backend, const GeluMulArgs&) = nullptr;
   void (*rope_table)(void* backend, const RopeTableArgs&) = nullptr;

@@ -22,6 +22,12 @@ void Linear(void* backend, const LinearArgs& args) {
   RunProducts(cpu, KernelOf(cpu, args.f32_operands), {&product, 1});
 }
 
+void LinearClusters(void* backend, const LinearClustersArgs& args) {
+  if (args.rows == 0 || args.chosen == 0 || args.first.out == 0) return;
+  CpuBackend& cpu = BackendOf(backend);
+  RunClusters(cpu, KernelOf(cpu, false), args);
+}
+
 void LinearGeglu(void* backend, const LinearGegluArgs& args) {
   if (args.rows == 0) return;
   CpuBackend& cpu = BackendOf(backend);
@@ -54,6 +60,9 @@ void PackF32(const PackTask& task) {
 void FillLinearOps(CpuIsa isa, Ops& ops) {
   if (isa == CpuIsa::kRef) {
     ops.linear = [](void*, const LinearArgs& args) { LinearReference(args, Operands::kF32); };
+    ops.linear_clusters = [](void*, const LinearClustersArgs& args) {
+      LinearClustersReference(args, Operands::kF32);
+    };
     ops.linear_geglu = [](void*, const LinearGegluArgs& args) {
       LinearGegluReference(args, Operands::kF32);
     };
@@ -61,6 +70,7 @@ void FillLinearOps(CpuIsa isa, Ops& ops) {
     return;
   }
   ops.linear = Linear;
+  ops.linear_clusters = LinearClusters;
   ops.linear_geglu = LinearGeglu;
   ops.experts = Experts;
 }

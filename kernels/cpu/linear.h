@@ -1,4 +1,4 @@
-// Linear, GeGLU and expert products of the CPU backend at every instruction-set level.
+// Linear, cluster, GeGLU and expert products of the CPU backend at every instruction-set level.
 #pragma once
 
 #include "kernels/cpu/cpu_backend.h"
@@ -6,7 +6,7 @@
 
 namespace tandem::kernels {
 
-// Sets linear, linear_geglu and experts.
+// Sets linear, linear_clusters, linear_geglu and experts.
 void FillLinearOps(CpuIsa isa, Ops& ops);
 
 }  // namespace tandem::kernels

@@ -220,4 +220,60 @@ void RunProductsInOrder(CpuBackend& backend, const LinearKernel& kernel,
   });
 }
 
+void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearClustersArgs& args) {
+  const int pairs = PairsOf(args.first);
+  const int tiles = TilesOf(args.first);
+  const int64_t lines = int64_t{tiles} * pairs;  // of one cluster
+  // A row is a panel of its own. One thread packs them: together they are a hundredth of the work.
+  const size_t panel_bytes = CeilDiv(pairs * kernel.pair_bytes, size_t{64}) * 64;
+  std::byte* const panels = backend.panels.Reserve(args.rows * panel_bytes);
+  for (int64_t t = 0; t < args.rows; ++t) {
+    kernel.pack({.x = args.x + t * args.x_stride,
+                 .x_stride = args.x_stride,
+                 .row_ids = nullptr,
+                 .rows = 1,
+                 .in = args.first.in,
+                 .pair_begin = 0,
+                 .pair_end = pairs,
+                 .panel = panels + t * panel_bytes});
+  }
+  float* const partials = ReservePartials(backend);
+  const int64_t count = int64_t{args.rows} * args.chosen;
+  const auto weights_of = [&](int64_t index) {
+    return reinterpret_cast<const std::byte*>(args.first.data +
+                                              args.ids[index] * args.cluster_elements);
+  };
+  const bool alone = count * lines <= kAloneLines;
+  backend.team.ForRuns(count, alone, [&](int thread, int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t t = index / args.chosen;
+      const std::byte* const weights = weights_of(index);
+      const std::byte* const next = weights_of(std::min(index + 1, end - 1));
+      float* const y = args.y + t * args.y_stride + index % args.chosen * int64_t{args.first.out};
+      for (int tile = 0; tile < tiles; tile += kMaxTaskTiles) {
+        const int task_tiles = std::min(kMaxTaskTiles, tiles - tile);
+        const std::byte* const task_weights = weights + kLineBytes * pairs * tile;
+        const bool last = tile + task_tiles == tiles;
+        kernel.product(
+            {.panels = panels + t * panel_bytes,
+             .rows = 1,
+             .blocks = 1,
+             .block_begin = 0,
+             .block_end = 1,
+             .pairs = pairs,
+             .weights = task_weights,
+             .next_weights = last ? next : task_weights + kLineBytes * pairs * task_tiles,
+             .tiles = task_tiles,
+             .finish = Finish::kStore,
+             .y = y + tile * kTileOutputs,
+             .y_stride = args.y_stride,
+             .columns = std::min(args.first.out - tile * kTileOutputs, task_tiles * kTileOutputs),
+             .row_ids = nullptr,
+             .scales = nullptr,
+             .partial = partials + thread * kPartialFloats});
+      }
+    }
+  });
+}
+
 }  // namespace tandem::kernels

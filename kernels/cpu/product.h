@@ -1,5 +1,5 @@
-// Products over several weights at once, spread over the team: what linear, linear_geglu and
-// experts are made of.
+// Products over several weights at once, spread over the team: what linear, linear_clusters,
+// linear_geglu and experts are made of.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/linear_kernel.h"
+#include "kernels/ops.h"
 
 namespace tandem::kernels {
 
@@ -44,5 +45,9 @@ void RunProducts(CpuBackend& backend, const LinearKernel& kernel, std::span<Prod
 // of `products`.
 void RunProductsInOrder(CpuBackend& backend, const LinearKernel& kernel,
                         std::span<Product> products);
+
+// Multiplies every row by each of its clusters. A cluster that two rows chose is read twice: what
+// is chosen fits the caches, and rows rarely choose the same.
+void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearClustersArgs& args);
 
 }  // namespace tandem::kernels

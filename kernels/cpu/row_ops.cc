@@ -86,6 +86,7 @@ void Softcap(void* backend, const SoftcapArgs& args) {
 // A row of the packed table is one 4-byte pair of values from every 64-byte line of its tile.
 void Embed(void* backend, const EmbedArgs& args) {
   const int dim = args.table.in;
+  const int64_t out_stride = args.out_stride > 0 ? args.out_stride : dim;
   const size_t pairs = (static_cast<size_t>(dim) + 1) / 2;
   BackendOf(backend).team.ForEach(
       static_cast<int64_t>(args.ids.size()), PieceRows(dim, 8),
@@ -94,7 +95,7 @@ void Embed(void* backend, const EmbedArgs& args) {
           const size_t n = static_cast<size_t>(args.ids[t]);
           const Bf16* row =
               args.table.data + n / kTileOutputs * pairs * 2 * kTileOutputs + n % kTileOutputs * 2;
-          float* out = args.out + t * dim;
+          float* out = args.out + t * out_stride;
           for (int k = 0; k < dim; ++k) {
             out[k] = ToFloat(row[k / 2 * 2 * kTileOutputs + k % 2]) * args.scale;
           }

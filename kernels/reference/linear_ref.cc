@@ -31,6 +31,22 @@ void LinearReference(const LinearArgs& args, Operands operands) {
   }
 }
 
+void LinearClustersReference(const LinearClustersArgs& args, Operands operands) {
+  for (int64_t t = 0; t < args.rows; ++t) {
+    for (int j = 0; j < args.chosen; ++j) {
+      WeightView cluster = args.first;
+      cluster.data += args.ids[t * args.chosen + j] * args.cluster_elements;
+      LinearReference({.x = args.x + t * args.x_stride,
+                       .x_stride = args.x_stride,
+                       .w = cluster,
+                       .y = args.y + t * args.y_stride + int64_t{j} * cluster.out,
+                       .y_stride = args.y_stride,
+                       .rows = 1},
+                      operands);
+    }
+  }
+}
+
 void LinearGegluReference(const LinearGegluArgs& args, Operands operands) {
   for (int t = 0; t < args.rows; ++t) {
     const float* x = args.x + t * args.x_stride;

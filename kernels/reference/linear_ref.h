@@ -11,6 +11,7 @@ namespace tandem::kernels {
 enum class Operands { kF32, kBf16 };
 
 void LinearReference(const LinearArgs& args, Operands operands);
+void LinearClustersReference(const LinearClustersArgs& args, Operands operands);
 void LinearGegluReference(const LinearGegluArgs& args, Operands operands);
 // The values between the two products of an expert are stored as f32.
 void ExpertsReference(const ExpertsArgs& args, Operands operands);

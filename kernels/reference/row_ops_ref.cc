@@ -23,11 +23,12 @@ double GeluTanhReference(double x) {
 
 void EmbedReference(const EmbedArgs& args) {
   const int dim = args.table.in;
+  const int64_t out_stride = args.out_stride > 0 ? args.out_stride : dim;
   const size_t pairs = (static_cast<size_t>(dim) + 1) / 2;
   for (size_t t = 0; t < args.ids.size(); ++t) {
     const size_t n = static_cast<size_t>(args.ids[t]);
     const Bf16* row = args.table.data + n / kTileOutputs * pairs * 32 + n % kTileOutputs * 2;
-    float* out = args.out + t * static_cast<size_t>(dim);
+    float* out = args.out + static_cast<int64_t>(t) * out_stride;
     for (int k = 0; k < dim; ++k) out[k] = ToFloat(row[k / 2 * 32 + k % 2]) * args.scale;
   }
 }

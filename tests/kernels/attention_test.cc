@@ -77,6 +77,30 @@ TEST(AttentionTest, EqualsTheReferenceForEveryHeadSizeGroupFormatAndBlockSize) {
   }
 }
 
+// What a draft step asks for: one row per sequence, at every ratio of query to K/V heads.
+TEST(AttentionTest, EqualsTheReferenceForSingleRowsOfEveryRatioFormatAndWindow) {
+  for (const int head_dim : {256, 512}) {
+    for (const int group : {1, 2, 4, 8, 16}) {
+      for (const KvFormat format : kFormats) {
+        for (const int window : {0, 40}) {
+          SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << " group " << group
+                                          << " format " << int(format) << " window " << window);
+          const KvShape shape = {.head_dim = head_dim,
+                                 .num_kv_heads = 2,
+                                 .log2_block_tokens = 4,
+                                 .k_format = format,
+                                 .v_format = format};
+          // Given sequences of different lengths, one of them a single token.
+          ExpectEqualsReference(
+              AttentionBatch(shape, group,
+                             {CausalRows(1, 1, window), CausalRows(39, 1, window),
+                              CausalRows(150, 1, window), CausalRows(41, 1, window)}));
+        }
+      }
+    }
+  }
+}
+
 TEST(AttentionTest, EqualsTheReferenceAroundTheEdgesOfAChunk) {
   const int chunk = kAttentionChunk;
   for (const int context : {1, 2, 15, 16, 17, chunk - 1, chunk, chunk + 1, 2 * chunk - 1, 2 * chunk,

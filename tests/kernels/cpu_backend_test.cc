@@ -44,8 +44,9 @@ TEST(CpuBackendTest, EveryLevelFillsTheWholeTable) {
     EXPECT_EQ(ops.name, "cpu " + std::string(CpuIsaName(isa)) + ", 2 threads");
     EXPECT_EQ(ops.backend, backend.get());
     EXPECT_TRUE(ops.supports && ops.embed && ops.ple && ops.rms_norm && ops.norm_add &&
-                ops.linear && ops.linear_geglu && ops.gelu_mul && ops.rope_table && ops.qkv_post &&
-                ops.attention && ops.route && ops.experts && ops.softcap && ops.for_each)
+                ops.linear && ops.linear_clusters && ops.linear_geglu && ops.gelu_mul &&
+                ops.rope_table && ops.qkv_post && ops.attention && ops.route && ops.experts &&
+                ops.softcap && ops.for_each)
         << ops.name;
   }
 }

@@ -1,5 +1,5 @@
-// linear and linear_geglu of every CPU level: against the f64 reference, and bit for bit against
-// themselves in other company.
+// linear, linear_clusters and linear_geglu of every CPU level: against the f64 reference, and bit
+// for bit against themselves in other company.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -131,6 +133,49 @@ Rows Geglu(const CpuBackend& backend, const Rows& x, const PackedWeights& w, int
   return y;
 }
 
+// `clusters` matrices [size, in], one behind the other; rows past `size` in a cluster's last tile
+// are random too, so that one that is read shows.
+struct Clusters {
+  Clusters(int clusters, int size, int in, uint32_t seed)
+      : size(size),
+        elements(PackedElements(size, in)),
+        packed(PackedWeights::Random(clusters * kTileOutputs * int(PackedTiles(size)), in, seed)) {}
+
+  WeightView view(int cluster) const {
+    WeightView w = packed.view();
+    return {w.data == nullptr ? nullptr : w.data + cluster * elements, size, w.in};
+  }
+
+  int size;
+  size_t elements;
+  PackedWeights packed;
+};
+
+LinearClustersArgs ClusterArgs(const Rows& x, const Clusters& w, const std::vector<int32_t>& ids,
+                               Rows& y, int rows) {
+  return {.x = x.values.data(),
+          .x_stride = x.stride,
+          .first = w.view(0),
+          .cluster_elements = w.elements,
+          .ids = ids.data(),
+          .chosen = rows == 0 ? 0 : static_cast<int>(ids.size()) / rows,
+          .y = y.values.data(),
+          .y_stride = y.stride,
+          .rows = rows};
+}
+
+// `chosen` different clusters for every row, in no order.
+std::vector<int32_t> RandomChoices(int rows, int chosen, int clusters, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> all(clusters), ids;
+  std::iota(all.begin(), all.end(), 0);
+  for (int t = 0; t < rows; ++t) {
+    std::shuffle(all.begin(), all.end(), random);
+    ids.insert(ids.end(), all.begin(), all.begin() + chosen);
+  }
+  return ids;
+}
+
 struct Shape {
   int rows, out, in;
 };
@@ -192,6 +237,62 @@ TEST_P(LinearTest, GegluEqualsTheReferenceAtAwkwardShapes) {
                          operands());
     EXPECT_LE(RelativeError(Tight(y), Tight(want)), 2 * kLinearTolerance);
     EXPECT_TRUE(GapsArePoison(y));
+  }
+}
+
+TEST_P(LinearTest, ClustersEqualTheReferenceAtAwkwardShapes) {
+  struct Case {
+    int rows, clusters, size, chosen, in;
+  };
+  const CpuBackendPtr backend = Backend(2);
+  const Ops& ops = CpuOps(*backend);
+  for (const auto& [rows, clusters, size, chosen, in] :
+       {Case{1, 1, 1, 1, 1}, Case{1, 5, 16, 5, 64}, Case{3, 7, 12, 2, 65}, Case{2, 9, 100, 4, 31},
+        Case{9, 64, 17, 8, 33}, Case{40, 12, 128, 3, 256}, Case{0, 3, 16, 2, 8},
+        Case{2, 3, 16, 0, 8}, Case{1, 40, 128, 32, 1024}}) {
+    SCOPED_TRACE(testing::Message() << rows << " rows, " << chosen << " of " << clusters
+                                    << " clusters of " << size << " x " << in);
+    // Given rows with NaN between them, and a choice of clusters for each.
+    const Rows x = Rows::Random(rows, in, in + 5, 11);
+    const Clusters w(clusters, size, in, 12);
+    const std::vector<int32_t> ids = RandomChoices(rows, chosen, clusters, 13);
+    // When they are multiplied.
+    Rows y(rows, chosen * size, chosen * size + 3);
+    ops.linear_clusters(ops.backend, ClusterArgs(x, w, ids, y, rows));
+    // Then the products are the reference's, and nothing else was written.
+    Rows want(rows, chosen * size, chosen * size + 3);
+    LinearClustersReference(ClusterArgs(x, w, ids, want, rows), operands());
+    EXPECT_LE(RelativeError(Tight(y), Tight(want)), kLinearTolerance);
+    EXPECT_TRUE(GapsArePoison(y));
+  }
+}
+
+TEST_P(LinearTest, AClustersBitsAreThoseOfItsOwnProductInAnyCompany) {
+  // Given rows that choose some clusters of a size that is no multiple of a tile.
+  constexpr int kRows = 11, kClusters = 20, kSize = 70, kChosen = 6, kIn = 257;
+  const Rows x = Rows::Random(kRows, kIn, kIn, 14);
+  const Clusters w(kClusters, kSize, kIn, 15);
+  const std::vector<int32_t> ids = RandomChoices(kRows, kChosen, kClusters, 16);
+  for (const int threads : {1, 2, 5}) {
+    const CpuBackendPtr backend = Backend(threads);
+    const Ops& ops = CpuOps(*backend);
+    Rows y(kRows, kChosen * kSize, kChosen * kSize);
+    // When all are multiplied at once.
+    ops.linear_clusters(ops.backend, ClusterArgs(x, w, ids, y, kRows));
+    // Then each value has the bits that the row alone gets from the cluster alone.
+    for (int t = 0; t < kRows; ++t) {
+      for (int j = 0; j < kChosen; ++j) {
+        std::vector<float> alone(kSize);
+        ops.linear(ops.backend, {.x = x.Row(t),
+                                 .x_stride = kIn,
+                                 .w = w.view(ids[t * kChosen + j]),
+                                 .y = alone.data(),
+                                 .y_stride = kSize,
+                                 .rows = 1});
+        ASSERT_TRUE(SameBits(y.Row(t) + j * kSize, alone.data(), kSize))
+            << threads << " threads, row " << t << ", choice " << j;
+      }
+    }
   }
 }
 

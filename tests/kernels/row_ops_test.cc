@@ -247,6 +247,29 @@ TEST_P(RowOpsTest, EmbedGathersScaledRowsOfThePackedTable) {
   }
 }
 
+TEST_P(RowOpsTest, EmbedLeavesTheRestOfAWiderRowAlone) {
+  // Given rows twice as wide as the table.
+  const int vocab = 20, dim = 33, rows = 3;
+  std::vector<Bf16> table;
+  for (const float x : RandomFloats(vocab * dim, 1)) table.push_back(ToBf16(x));
+  const std::vector<Bf16> packed = Pack(table, vocab, dim);
+  const std::vector<int32_t> ids = {19, 0, 7};
+  std::vector<float> out(rows * 2 * dim, -7.0f);
+  // When embeddings go into the left halves.
+  ops_.embed(ops_.backend, {.table = {.data = packed.data(), .out = vocab, .in = dim},
+                            .ids = ids,
+                            .scale = 2.0f,
+                            .out = out.data(),
+                            .out_stride = 2 * dim});
+  // Then each is where its row begins, and the right halves are as they were.
+  for (int t = 0; t < rows; ++t) {
+    for (int k = 0; k < dim; ++k) {
+      EXPECT_EQ(out[t * 2 * dim + k], ToFloat(table[ids[t] * dim + k]) * 2.0f);
+      EXPECT_EQ(out[t * 2 * dim + dim + k], -7.0f);
+    }
+  }
+}
+
 // A per-layer table with distinct values at an odd address, as a mapped file may have it.
 struct PleTable {
   PleTable(int rows, int layers, int width) : bytes(size_t{2} * rows * layers * width + 1) {
