@@ -1,9 +1,13 @@
-// What a step costs, learnt from the steps that ran: how many prompt rows fit beside the decoders.
+// What a step costs, learnt from the steps that ran: how many prompt rows fit beside the decoders,
+// and whether a draft pays.
 //
-//   step_us(p, d) ~ decode_step_us[d] + p * prompt_row_us     p prompt rows, d decode rows
+//   step_us(p, d) ~ speed * decode(d) + p * prompt_row_us     p prompt rows, d decode rows
+//   draft_us(s..) ~ sum over chain steps of speed * draft(s)  s slots that still draft in it
 //
-// Both are exponentially weighted means of measurements, so they follow the machine. A table per d
-// instead of a slope: on a CPU one decode row reads all weights, sixteen read them once as well.
+// Curves instead of slopes: on a CPU one decode row reads all weights, sixteen read them once as
+// well. `speed` is the machine's: it drifts by tens of percent within a minute, and while steps of
+// one size run, the others are not measured. So every step moves the speed, and a point of the
+// decode curve moves only when the step before had another size, against which it can be compared.
 // Deterministic: the same measurements give the same model.
 #pragma once
 
@@ -13,9 +17,25 @@
 
 namespace tandem::scheduler {
 
+// A cost by count (rows, slots), as points that measurements have left. Every count up to 16 has
+// its own, above there are four to an octave, each at the mean of the counts that were measured.
+struct CostCurve {
+  struct Point {
+    double count = 0;
+    double us = 0;         // at speed 1
+    int measurements = 0;  // up to a bound; 0: none
+    bool operator==(const Point&) const = default;
+  };
+  std::vector<Point> points;  // ascending, grows as needed
+  bool operator==(const CostCurve&) const = default;
+};
+
 struct CostModel {
-  double prompt_row_us = 0;            // 0: not measured yet
-  std::vector<double> decode_step_us;  // [d], grows as needed; 0: not measured yet
+  double prompt_row_us = 0;  // 0: not measured yet
+  double speed = 1;          // duration of a step against that of the curves: above 1 is slower
+  CostCurve decode;          // by rows: newest tokens and the drafts behind them
+  CostCurve draft;           // by slots: one forward of the drafter
+  int last_rows = 0;         // of the last step without prompt rows; 0: there was none
 };
 
 // Learns from one step. Steps with fewer than 8 prompt rows beside none or some decoders teach
@@ -25,14 +45,22 @@ struct CostModel {
 //   duration_us  of the engine, without drafting
 void Observe(CostModel& model, int prompt_rows, int decode_rows, int64_t duration_us);
 
-// Learns from the draft chain of one step.
+// Learns from the draft chain of one step, after Observe of the same step.
 //   tokens    how many guesses each drafting slot asked for; none: nothing is learnt
 //   draft_us  StepResult::draft_us
 void ObserveDrafting(CostModel& model, std::span<const int> tokens, int64_t draft_us);
 
-// Predicted cost of the decode rows alone. Without a measurement for `decode_rows` the nearest one
-// below counts, else the nearest above; 0 when nothing was measured.
+// Predicted cost of the decode rows alone, never falling with their number. Between measured
+// numbers a straight line, below them the nearest, beyond them on with the last slope; 0 when
+// nothing was measured.
 double DecodeStepUs(const CostModel& model, int decode_rows);
+
+// The same for many: out[i] is the cost of first_rows + i rows.
+void DecodeStepsUs(const CostModel& model, int first_rows, std::span<double> out);
+
+// Predicted cost of one forward of the drafter: out[i] is that for i slots, out[0] = 0. All 0 when
+// nothing was measured.
+void DraftStepsUs(const CostModel& model, std::span<double> out);
 
 // Prompt rows with which a step of `decode_rows` stays within `target_us`, in
 // [min_rows, max_rows] (max_rows wins). min_rows while prompt rows were never measured.
@@ -47,8 +75,8 @@ struct ServiceRate {
 
 // Learns from one step, as Observe does.
 //   prompts_limited  the step had no rows left for prompts that wait in their seats. Only such
-//   steps
-//                    show how fast prompts can be served; others count where they were faster.
+//                    steps show how fast prompts can be served; others count where they were
+//                    faster.
 void Observe(ServiceRate& rate, int prompt_rows, bool prompts_limited, int64_t duration_us);
 
 // Seconds to the first token of a prompt that `tokens` prompt tokens lead up to, its own included;

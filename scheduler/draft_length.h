@@ -32,6 +32,8 @@
 
 namespace tandem::scheduler {
 
+constexpr int kFirstPause = 32;  // rounds without drafts before the first trial
+
 // What the guesses for one sequence were worth. A new one knows nothing and stands at the prior.
 struct DraftHistory {
   struct Place {
@@ -42,7 +44,8 @@ struct DraftHistory {
   std::array<Place, kMaxDraftTokens> places = {};  // by position in the draft
   int rounds = 0;                                  // that verified a draft
   int idle_rounds = 0;                             // without a draft since the last such round
-  int pause_rounds = 0;  // how many of them before the next trial; 0: not switched off yet
+  int pause_rounds = kFirstPause;  // how many of them before the next trial; 0: it held the last
+                                   // time, so at once
   bool operator==(const DraftHistory&) const = default;
 };
 
