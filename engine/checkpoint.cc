@@ -8,18 +8,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "nlohmann/json.hpp"
+#include "engine/config_reader.h"
 
 namespace tandem::engine {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr uint64_t kMaxHeaderBytes = 100u << 20;  // the format's own limit
 constexpr size_t kMaxRank = 8;
@@ -97,18 +93,10 @@ absl::Status ReadEntry(const MappedFile& file, const std::string& name, const Js
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat(path, ": ", strerror(errno)));
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
 // Opens every shard that the index names and checks that each tensor is where the index says.
 absl::Status OpenShards(const std::string& directory, const std::string& index_path,
                         Checkpoint& checkpoint) {
-  absl::StatusOr<std::string> text = ReadFile(index_path);
+  absl::StatusOr<std::string> text = ReadTextFile(index_path);
   if (!text.ok()) return text.status();
   const Json index = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (index.is_discarded() || !index.is_object() || !index.contains("weight_map") ||

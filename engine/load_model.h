@@ -4,13 +4,13 @@
 // Not here  the tokenizer (server/text); what memory is left for KV (server/cli).
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
+#include "engine/fill_weights.h"
 #include "engine/model_config.h"
 #include "engine/weights.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -29,9 +29,6 @@ struct Model {
   kernels::HugeMemory ple_memory;                  // behind weights.ple_table of dummy weights
   std::vector<std::unique_ptr<MappedFile>> files;  // behind weights.ple_table of a checkpoint
 };
-
-// Called now and then while loading, on the loading thread; bytes of checkpoint tensors.
-using LoadProgress = std::function<void(size_t done_bytes, size_t total_bytes)>;
 
 struct LoadOptions {
   // gemma4.md 2.2: sqrt(hidden) is rounded to bf16 unless this asks for the exact value.

@@ -1,14 +1,13 @@
 // The weights of a target as the forward reads them, and where each checkpoint tensor goes.
 //
-// Not here  reading files (checkpoint.h), filling (load_model.h).
+// Not here  reading files (checkpoint.h), filling (fill_weights.h, load_model.h).
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <string>
 #include <vector>
 
 #include "engine/model_config.h"
+#include "engine/weight_layout.h"
 #include "kernels/types.h"
 
 namespace tandem::engine {
@@ -51,28 +50,10 @@ struct Weights {
   std::vector<LayerWeights> layers;
 };
 
-// One checkpoint tensor and where its values go.
-struct WeightItem {
-  enum class Kind {
-    kMatrix,        // rows of a packed matrix, from row `row_begin` on
-    kGate,          // interleaved; `name` gate, `up_name` up, both [shape[0], shape[1]]
-    kExpertGateUp,  // [E, 2M, H], gate rows first; one interleaved matrix per expert
-    kExpertDown,    // [E, H, M]; one packed matrix per expert
-    kVector,        // widened to f32 and multiplied by `scale`
-  };
-  Kind kind = Kind::kMatrix;
-  std::string name;     // behind the text prefix; for the untied head: from the root
-  std::string up_name;  // kGate only
-  std::vector<int64_t> shape;
-  std::byte* target = nullptr;  // first packed matrix, or the vector
-  size_t expert_bytes = 0;      // from one expert's matrix to the next
-  int row_begin = 0;
-  float scale = 1.0f;
-};
-
 // Places every weight but the PLE table behind `base` (64-byte aligned; null to learn the size).
 //   weights  views and pointers into that memory
-//   items    what has to be read, in memory order
+//   items    what has to be read, in memory order; names behind the text prefix, but for the
+//            untied head, which is named from the root
 //   returns  bytes used
 size_t LayOutWeights(const ModelConfig& config, std::byte* base, Weights& weights,
                      std::vector<WeightItem>& items);
