@@ -67,6 +67,7 @@ void EngineRig::Start() {
 }
 
 void EngineRig::Poison(KvGroup group, int32_t block) {
+  if (!config.poison) return;
   const kernels::KvView view = stores[group]->View(0);  // layer 0 starts a block
   std::memset(view.base + block * view.block_stride, 0xff, stores[group]->layout().block_bytes);
 }

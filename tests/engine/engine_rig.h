@@ -26,6 +26,7 @@ struct RigConfig {
   int block_tokens = 16;
   int blocks = 64;  // per group
   int max_step_rows = 256;
+  bool poison = true;  // fill blocks that nobody holds with NaN; costs more than a tiny model's step
 };
 
 // One growing sequence. Its KV rows [0, done) are stored.
