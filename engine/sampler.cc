@@ -42,22 +42,43 @@ bool EditsRow(const SampleRequest& request) {
          !p.logit_bias.empty() || HasPenalty(p);
 }
 
-void Mask(std::span<const int32_t> ids, std::vector<float>& row) {
+// The values to edit, by id: those of a whole row, or of a few candidates. An id outside has none.
+struct RowValues {
+  std::span<float> row;
+
+  float* Find(int32_t id) const {
+    return id >= 0 && id < static_cast<int32_t>(row.size()) ? &row[id] : nullptr;
+  }
+};
+struct CandidateValues {
+  std::span<Candidate> candidates;  // ids rising
+
+  float* Find(int32_t id) const {
+    const auto at =
+        std::lower_bound(candidates.begin(), candidates.end(), id,
+                         [](const Candidate& candidate, int32_t id) { return candidate.id < id; });
+    return at != candidates.end() && at->id == id ? &at->value : nullptr;
+  }
+};
+
+template <typename Values>
+void Mask(std::span<const int32_t> ids, const Values& values) {
   for (const int32_t id : ids) {
-    if (id >= 0 && id < static_cast<int32_t>(row.size())) row[id] = -kInf;
+    if (float* value = values.Find(id)) *value = -kInf;
   }
 }
 
+template <typename Values>
 void Penalize(const SamplingParams& p, const TokenCounts& counts, std::span<const int32_t> drafted,
-              std::vector<float>& row) {
+              const Values& values) {
   std::vector<int32_t> fresh;  // drafted ids that `counts` has not in the output, each once
   for (const int32_t id : drafted) {
     if (counts.output.contains(id)) continue;
     if (std::find(fresh.begin(), fresh.end(), id) == fresh.end()) fresh.push_back(id);
   }
   const auto value_of = [&](int32_t id) -> float* {
-    const bool known = id >= 0 && id < static_cast<int32_t>(row.size());
-    return known && row[id] != -kInf ? &row[id] : nullptr;
+    float* value = values.Find(id);
+    return value != nullptr && *value != -kInf ? value : nullptr;
   };
   const auto repeat = [&](int32_t id) {
     float* value = value_of(id);
@@ -82,6 +103,21 @@ void Penalize(const SamplingParams& p, const TokenCounts& counts, std::span<cons
   for (const int32_t id : fresh) subtract(id, 0);
 }
 
+// Masks, bias and penalties; the allowed ids are the caller's.
+template <typename Values>
+void Edit(const SampleRequest& request, const Values& values) {
+  const SamplingParams& p = *request.params;
+  Mask(p.banned, values);
+  Mask(request.masked, values);
+  for (const auto& [id, bias] : p.logit_bias) {
+    if (float* value = values.Find(id)) *value = bias <= -100.0f ? -kInf : *value + bias;
+  }
+  if (HasPenalty(p)) {
+    assert(request.counts != nullptr);
+    Penalize(p, *request.counts, request.drafted, values);
+  }
+}
+
 // The row after masks, bias and penalties, in `row`.
 void EditRow(std::span<const float> model_row, const SampleRequest& request,
              std::vector<float>& row) {
@@ -95,14 +131,23 @@ void EditRow(std::span<const float> model_row, const SampleRequest& request,
       if (id >= 0 && id < vocab) row[id] = model_row[id];
     }
   }
-  Mask(p.banned, row);
-  Mask(request.masked, row);
-  for (const auto& [id, bias] : p.logit_bias) {
-    if (id >= 0 && id < vocab) row[id] = bias <= -100.0f ? -kInf : row[id] + bias;
-  }
-  if (HasPenalty(p)) {
-    assert(request.counts != nullptr);
-    Penalize(p, *request.counts, request.drafted, row);
+  Edit(request, RowValues{row});
+}
+
+// Puts the candidates that may not be drawn at -inf and edits the others.
+void EditCandidates(const SampleRequest& request, std::span<const int32_t> suppressed,
+                    std::vector<Candidate>& candidates) {
+  const auto lower_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  std::sort(candidates.begin(), candidates.end(), lower_id);
+  const CandidateValues values{candidates};
+  Mask(suppressed, values);
+  Edit(request, values);
+  if (const std::vector<int32_t>& allowed = request.params->allowed; !allowed.empty()) {
+    std::vector<int32_t> known(allowed);
+    std::sort(known.begin(), known.end());
+    for (Candidate& c : candidates) {
+      if (!std::binary_search(known.begin(), known.end(), c.id)) c.value = -kInf;
+    }
   }
 }
 
@@ -163,10 +208,26 @@ void CutTopPByBins(const Kept& kept, double target, SampleScratch& scratch,
   }
 }
 
-// Top-p over the list that top-k left, or over the whole row. Shares of the mass are good to 3e-7,
-// about what a float p resolves.
-void CutTopP(const Row& row, double p, Kept& kept, SampleScratch& scratch) {
+// Top-p over a list whose weights sum to `total`. Shares of the mass are good to 3e-7, about what a
+// float p resolves.
+void CutTopPOfList(const Kept& kept, double target, SampleScratch& scratch,
+                   std::vector<Candidate>& list) {
   constexpr size_t kSortingPays = 2048;
+  if (list.size() <= kSortingPays) {
+    CutTopPBySorting(kept, target, list);
+  } else {
+    CutTopPByBins(kept, target, scratch, list);
+  }
+}
+
+double SumOfList(const Kept& kept, std::span<const Candidate> list) {
+  double total = 0.0;
+  for (const Candidate& c : list) total += Weight(kept, c.value);
+  return total;
+}
+
+// Top-p over the list that top-k left, or over the whole row.
+void CutTopP(const Row& row, double p, Kept& kept, SampleScratch& scratch) {
   std::vector<Candidate>& list = scratch.kept;
   double total = 0.0;
   if (kept.all) {
@@ -179,13 +240,19 @@ void CutTopP(const Row& row, double p, Kept& kept, SampleScratch& scratch) {
                    list);
     kept.all = false;
   } else {
-    for (const Candidate& c : list) total += Weight(kept, c.value);
+    total = SumOfList(kept, list);
   }
-  if (list.size() <= kSortingPays) {
-    CutTopPBySorting(kept, p * total, list);
-  } else {
-    CutTopPByBins(kept, p * total, scratch, list);
-  }
+  CutTopPOfList(kept, p * total, scratch, list);
+}
+
+// exp((value - max) / temperature) >= min_p, solved for the value: no normalization needed.
+float LowestOfMinP(const SamplingParams& p, float max) {
+  const double min_p = std::min(double{p.min_p}, 1.0);
+  return static_cast<float>(max + double{p.temperature} * std::log(min_p));
+}
+
+void DropBelow(float lowest, std::vector<Candidate>& list) {
+  std::erase_if(list, [lowest](const Candidate& c) { return c.value < lowest; });
 }
 
 // Applies top-k, top-p and min-p in this order. The survivors are in `scratch.kept`, in no order.
@@ -199,16 +266,28 @@ Kept Cut(const Row& row, const SamplingParams& p, float max, SampleScratch& scra
   }
   if (p.top_p < 1.0f) CutTopP(row, p.top_p, kept, scratch);
   if (p.min_p > 0.0f) {
-    // exp((value - max) / temperature) >= min_p, solved for the value: no normalization needed.
-    const double min_p = std::min(double{p.min_p}, 1.0);
-    const float lowest = static_cast<float>(max + double{p.temperature} * std::log(min_p));
+    const float lowest = LowestOfMinP(p, max);
     if (kept.all) {
       CollectAtLeast(row.values, row.tile_max, lowest, list);
       kept.all = false;
     } else {
-      std::erase_if(list, [lowest](const Candidate& c) { return c.value < lowest; });
+      DropBelow(lowest, list);
     }
   }
+  kept.list = list;
+  return kept;
+}
+
+// The same for a list in place of a row.
+Kept CutList(const SamplingParams& p, float max, SampleScratch& scratch,
+             std::vector<Candidate>& list) {
+  Kept kept = {.all = false, .list = {}, .max = max, .temperature = p.temperature};
+  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < list.size()) {
+    std::nth_element(list.begin(), list.begin() + (p.top_k - 1), list.end(), ComesFirst);
+    list.resize(p.top_k);
+  }
+  if (p.top_p < 1.0f) CutTopPOfList(kept, p.top_p * SumOfList(kept, list), scratch, list);
+  if (p.min_p > 0.0f) DropBelow(LowestOfMinP(p, max), list);
   kept.list = list;
   return kept;
 }
@@ -359,7 +438,7 @@ std::span<const float> ModelRow(std::span<const float> logits, std::span<const i
   };
   if (std::none_of(suppressed.begin(), suppressed.end(), pending)) return logits;
   copy.assign(logits.begin(), logits.end());
-  Mask(suppressed, copy);
+  Mask(suppressed, RowValues{copy});
   return copy;
 }
 
@@ -409,6 +488,27 @@ SampledToken Sample(std::span<const float> logits, const SampleRequest& request,
     const bool processed = request.logprobs.processed;
     Report(processed ? row : model, processed ? kept : model_kept, request.logprobs.top, scratch,
            &token);
+  }
+  return token;
+}
+
+SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest& request,
+                         std::span<const int32_t> suppressed, SampleScratch& scratch) {
+  SampledToken token;
+  token.finite = std::all_of(candidates.begin(), candidates.end(), [](const Candidate& c) {
+    return c.value <= kFloatMax;
+  });  // NaN: false
+  if (!token.finite) return token;
+  if (!suppressed.empty() || EditsRow(request)) EditCandidates(request, suppressed, candidates);
+  std::erase_if(candidates, [](const Candidate& c) { return c.value == -kInf; });
+  const auto best = std::min_element(candidates.begin(), candidates.end(), ComesFirst);
+  token.finite = best != candidates.end();
+  if (!token.finite) return token;
+  if (request.params->temperature > 0.0f) {
+    const Kept kept = CutList(*request.params, best->value, scratch, candidates);
+    token.id = DrawFromList(kept.list, Race(kept, request));
+  } else {
+    token.id = best->id;
   }
   return token;
 }

@@ -96,6 +96,14 @@ struct SampleScratch {
 SampledToken Sample(std::span<const float> logits, const SampleRequest& request,
                     std::span<const int32_t> suppressed, SampleScratch& scratch);
 
+// Chooses one token among a few candidates, as Sample does from a row that is -inf everywhere else:
+// the same noise, masks, bias, penalties and cuts. Reports no log-probability.
+//   candidates  ids, each at most once, with their logits, in any order; changed
+//   returns     as Sample
+// Sorts the candidates by id when there is something to mask or edit.
+SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest& request,
+                         std::span<const int32_t> suppressed, SampleScratch& scratch);
+
 // True when only the largest logit matters: no mask, bias, penalty or log-probability.
 bool IsPlainGreedy(const SampleRequest& request);
 

@@ -500,6 +500,93 @@ TEST(SampleTest, BrokenRowsAreReportedNotSampled) {
   EXPECT_FALSE(SampleOnce({1.0f, 2.0f}, {.params = &penalized, .counts = &counts}).finite);
 }
 
+// A few ids of a row with their logits, in no order, and the row that is -inf everywhere else.
+struct Sparse {
+  Sparse(int vocab, int count, uint32_t seed) : row(vocab, -kInf) {
+    std::mt19937 random(seed);
+    std::vector<int32_t> ids(vocab);
+    std::iota(ids.begin(), ids.end(), 0);
+    std::shuffle(ids.begin(), ids.end(), random);
+    std::normal_distribution<float> normal(0.0f, 2.0f);
+    for (int i = 0; i < count; ++i) {
+      row[ids[i]] = i % 9 == 8 ? row[ids[i - 1]] : normal(random);  // some ties
+      candidates.push_back({row[ids[i]], ids[i]});
+    }
+  }
+  std::vector<float> row;
+  std::vector<Candidate> candidates;
+};
+
+SampledToken SampleAmongOnce(std::vector<Candidate> candidates, const SampleRequest& request,
+                             const std::vector<int32_t>& suppressed = {}) {
+  SampleScratch scratch;
+  return SampleAmong(candidates, request, suppressed, scratch);
+}
+
+TEST(SampleAmongTest, DrawsWhatTheWholeRowWouldDraw) {
+  // Given requests that use every rule.
+  const std::vector<SamplingParams> requests = {
+      {.temperature = 0.0f},
+      {.seed = 1},
+      {.temperature = 0.7f, .top_k = 20, .seed = 2},
+      {.temperature = 1.5f, .top_p = 0.8f, .seed = 3},
+      {.top_k = 500, .top_p = 0.9f, .min_p = 0.02f, .seed = 4},
+      {.temperature = 0.0f, .repetition_penalty = 3.0f, .presence_penalty = 1.0f},
+      {.repetition_penalty = 0.5f, .frequency_penalty = 0.7f, .seed = 5},
+      {.seed = 6,
+       .logit_bias = {{3, 4.0f}, {77, -100.0f}, {100000, 5.0f}},
+       .banned = {5, 6, 7, -1}},
+      {.seed = 7, .allowed = {900, 12, 12, 500, 31, 44, 45, 46, 47, 48, 49, 50}},
+  };
+  const std::vector<int32_t> masked = {0, 1, 2, 3}, drafted = {41, 42, 41}, suppressed = {998, 9};
+  TokenCounts counts;
+  for (int id = 0; id < 1000; id += 7) counts.output[id] = 1 + id % 3;
+  for (int id = 0; id < 1000; id += 5) counts.prompt[id] = 1;
+  int drawn = 0;
+  for (const SamplingParams& params : requests) {
+    for (const int count : {1, 2, 60, 700, 3000}) {
+      const Sparse sparse(count > 1000 ? 5000 : 1000, count, 31 + count);
+      for (int position = 0; position < 30; ++position) {
+        const SampleRequest request = {.params = &params,
+                                       .choice = 2,
+                                       .position = position,
+                                       .counts = &counts,
+                                       .drafted = drafted,
+                                       .masked = masked};
+        // When drawn from the few and from the row.
+        const SampledToken want = SampleOnce(sparse.row, request, suppressed);
+        const SampledToken got = SampleAmongOnce(sparse.candidates, request, suppressed);
+        // Then it is the same id, or neither has one.
+        ASSERT_EQ(got.finite, want.finite) << count << " candidates";
+        ASSERT_EQ(got.id, want.id) << count << " candidates at position " << position;
+        drawn += got.finite ? 1 : 0;
+      }
+    }
+  }
+  EXPECT_GT(drawn, 1000);
+}
+
+TEST(SampleAmongTest, GreedyTiesGoToTheLowestIdWhateverTheOrder) {
+  const SamplingParams greedy = {.temperature = 0.0f};
+  EXPECT_EQ(SampleAmongOnce({{1.0f, 9}, {2.0f, 7}, {2.0f, 3}, {2.0f, 5}}, {.params = &greedy}).id,
+            3);
+  EXPECT_EQ(SampleAmongOnce({{1.0f, 9}, {2.0f, 7}, {2.0f, 3}}, {.params = &greedy}, {3}).id, 7);
+}
+
+TEST(SampleAmongTest, BrokenOrEmptyListsAreReportedNotSampled) {
+  const SamplingParams greedy = {.temperature = 0.0f};
+  const SamplingParams pure;
+  for (const SamplingParams* params : {&greedy, &pure}) {
+    const SampleRequest request = {.params = params};
+    EXPECT_FALSE(SampleAmongOnce({{1.0f, 4}, {kNan, 5}}, request).finite);
+    EXPECT_FALSE(SampleAmongOnce({{kInf, 4}, {1.0f, 5}}, request).finite);
+    EXPECT_FALSE(SampleAmongOnce({{1.0f, 4}}, request, {4}).finite);
+    EXPECT_FALSE(SampleAmongOnce({{-kInf, 4}}, request).finite);
+    EXPECT_FALSE(SampleAmongOnce({}, request).finite);
+    EXPECT_EQ(SampleAmongOnce({{-kInf, 4}, {1.0f, 5}}, request).id, 5);
+  }
+}
+
 TEST(LogprobTest, RawComesFromTheModelsOwnLogits) {
   // Given a row, and a request that bends it with everything there is.
   const std::vector<float> logits = RandomRow(1000, 2.0f, 11);
