@@ -21,6 +21,15 @@ int ReleaseBelow(BlockTable& table, BlockPool& pool, int block_tokens, int first
   return released;
 }
 
+void Truncate(BlockTable& table, BlockPool& pool, int block_tokens, int tokens) {
+  const int keep = std::max(BlocksFor(tokens, block_tokens), table.first_held);
+  // Backwards, so that the next sequence gets them in the same order.
+  while (static_cast<int>(table.blocks.size()) > keep) {
+    pool.Release(table.blocks.back());
+    table.blocks.pop_back();
+  }
+}
+
 void Free(BlockTable& table, BlockPool& pool) {
   // Backwards, so that the next sequence gets them in the same order.
   for (int i = static_cast<int>(table.blocks.size()) - 1; i >= table.first_held; --i) {

@@ -34,6 +34,10 @@ bool Grow(BlockTable& table, BlockPool& pool, int block_tokens, int tokens);
 //   returns  number of blocks released
 int ReleaseBelow(BlockTable& table, BlockPool& pool, int block_tokens, int first_visible);
 
+// Releases every block that holds no position below `tokens`, as if the table had never grown
+// further. What was released below stays so.
+void Truncate(BlockTable& table, BlockPool& pool, int block_tokens, int tokens);
+
 // Releases everything; the table is empty afterwards.
 void Free(BlockTable& table, BlockPool& pool);
 

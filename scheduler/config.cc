@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/request.h"
 
 namespace tandem::scheduler {
 namespace {
@@ -31,6 +32,7 @@ absl::Status Validate(const SchedulerConfig& config, const ModelLimits& limits) 
            CheckRange("priority_point_us", config.priority_point_us, 0, kMaxUs),
            CheckRange("tenant_turn_us", config.tenant_turn_us, 0, kMaxUs),
            CheckRange("max_preemptions", config.max_preemptions, 0, 1 << 30),
+           CheckRange("max_draft_tokens", config.max_draft_tokens, 0, kMaxDraftTokens),
            CheckRange("step_log_size", config.step_log_size, 0, 1 << 16),
            CheckRange("vocab_size", limits.vocab_size, 1, 1 << 30),
            CheckRange("max_context", limits.max_context, 2, 1 << 30),

@@ -25,7 +25,7 @@ struct SchedulerConfig {
   int max_preemptions = 64;  // of one sequence, for want of blocks; then its request fails with
                              // KV_EXHAUSTED
   int max_draft_tokens = 0;  // the longest draft, up to kMaxDraftTokens; 0: there is no drafter
-  int step_log_size = 64;    // steps kept for replay, about 3 KiB each
+  int step_log_size = 64;    // steps kept for replay, about 250 bytes each per sequence
 };
 
 // The model and the pools that were built for it.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <climits>
+#include <numeric>
+#include <utility>
 
 #include "kvcache/block_table.h"
 
@@ -18,7 +20,7 @@ struct Candidate {
   bool preempted = false;
   bool must_seat = false;  // others made room for it
   int turn = 0;
-  int want = 0;  // rows, before blocks are looked for
+  int want = 0;  // rows, guesses included, before blocks are looked for
   int rows = 0;  // rows planned
 };
 
@@ -206,19 +208,46 @@ bool SharePromptRows(std::vector<Candidate>& candidates, int rows_left) {
   return !tenants.empty();
 }
 
-// Decoders take one row, prompts share what is left over.
+// Shortens `lengths`, the longest first, until their sum is no more than `budget`. Of equals the
+// last are shortened first.
+void ShortenLongest(std::vector<int>& lengths, int64_t budget) {
+  const int64_t sum = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  if (sum <= budget) return;
+  std::vector<int> granted(lengths.size());
+  for (int length = 1; budget > 0; ++length) {
+    for (size_t i = 0; i < lengths.size() && budget > 0; ++i) {
+      if (lengths[i] < length) continue;
+      granted[i] = length;
+      --budget;
+    }
+  }
+  lengths = std::move(granted);
+}
+
+// Decoders take one row and rows for their guesses, prompts share what is left over.
 //   returns  whether prompts could have used more rows
 bool ShareRows(const PlanInput& in, std::vector<Candidate>& candidates) {
-  int decoders = 0;
+  std::vector<Candidate*> decoders;
+  std::vector<int> drafts;
+  int64_t prompt_rows = 0;  // that could run
   for (Candidate& c : candidates) {
-    if (c.state->paused || !c.state->decoding()) continue;
-    c.want = 1;
-    ++decoders;
+    if (c.state->paused) continue;
+    if (c.state->decoding()) {
+      decoders.push_back(&c);
+      drafts.push_back(c.state->drafts);
+    } else {
+      prompt_rows += c.state->known_tokens - c.state->kv_tokens;
+    }
   }
-  int rows_left = in.config.max_step_rows - decoders;
-  if (decoders > 0) {
-    rows_left = PromptRowsWithin(in.cost, decoders, in.config.step_target_us,
-                                 in.config.min_chunk_rows, rows_left);
+  int rows_left = in.config.max_step_rows - static_cast<int>(decoders.size());
+  ShortenLongest(drafts, rows_left - std::min<int64_t>(prompt_rows, in.config.min_chunk_rows));
+  for (size_t i = 0; i < decoders.size(); ++i) {
+    decoders[i]->want = 1 + drafts[i];
+    rows_left -= drafts[i];
+  }
+  if (!decoders.empty()) {
+    rows_left = PromptRowsWithin(in.cost, in.config.max_step_rows - rows_left,
+                                 in.config.step_target_us, in.config.min_chunk_rows, rows_left);
   }
   return SharePromptRows(candidates, rows_left);
 }
@@ -248,6 +277,49 @@ void TakeRows(const PlanInput& in, Candidate& c, int rows, Blocks& free) {
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     if (HasGroup(in, g)) free[g] -= PlannedTable(in, c, g) - before[g];
   }
+}
+
+// Blocks for the guesses, as far as they are free: the longest drafts go short first.
+void TakeDraftRows(const PlanInput& in, std::vector<Candidate>& candidates, Blocks& free) {
+  bool more = true;
+  for (int rows = 2; more; ++rows) {
+    more = false;
+    for (Candidate& c : candidates) {
+      if (!c.state->decoding() || c.rows != rows - 1 || c.want < rows) continue;
+      if (RowsThatFit(in, c, free) < rows) continue;
+      TakeRows(in, c, rows, free);
+      more = true;
+    }
+  }
+}
+
+// Decides how much is guessed behind what `plan` draws.
+void PlanGuesses(const PlanInput& in, StepPlan& plan) {
+  if (in.config.max_draft_tokens == 0) return;
+  std::vector<SeqRows*> drawing;
+  std::vector<DraftWish> wishes;
+  for (std::vector<SeqRows>* list : {&plan.decode, &plan.prefill}) {
+    for (SeqRows& rows : *list) {
+      const auto seq = static_cast<size_t>(rows.seq);
+      const SeqState& state =
+          seq < in.seated.size() ? in.seated[seq] : in.waiting[seq - in.seated.size()];
+      const bool draws = rows.first_position + rows.rows - rows.drafts == state.known_tokens;
+      if (!draws || !state.wish.has_value()) continue;
+      drawing.push_back(&rows);
+      wishes.push_back(*state.wish);
+      wishes.back().pending = rows.drafts;
+    }
+  }
+  DraftChoice choice = ChooseDraftLengths(wishes, in.draft_prior, in.cost, in.step);
+  // More would not find rows in the next step.
+  ShortenLongest(choice.tokens, in.config.max_step_rows - in.config.min_chunk_rows -
+                                    static_cast<int64_t>(wishes.size()));
+  for (size_t i = 0; i < drawing.size(); ++i) {
+    drawing[i]->guess = choice.tokens[i];
+    drawing[i]->reason = choice.reasons[i];
+  }
+  plan.plain_tokens_per_s = choice.plain_tokens_per_s;
+  plan.drafted_tokens_per_s = choice.drafted_tokens_per_s;
 }
 
 // The last seated candidate behind `from`; null when there is none.
@@ -292,17 +364,24 @@ StepPlan PlanStep(const PlanInput& in) {
     }
     if (RowsThatFit(in, c, free) >= 1) TakeRows(in, c, 1, free);
   }
-  // Then the rest of the chunks.
+  // Then the rest of the chunks, and guesses last.
   for (Candidate& c : candidates) {
-    if (c.rows > 0) TakeRows(in, c, std::min(c.want, RowsThatFit(in, c, free)), free);
+    if (c.rows == 0 || c.state->decoding()) continue;
+    TakeRows(in, c, std::min(c.want, RowsThatFit(in, c, free)), free);
   }
+  TakeDraftRows(in, candidates, free);
 
   for (const Candidate& c : candidates) {
     if (!c.seated && (c.rows > 0 || c.must_seat)) plan.admit.push_back(c.seq);
     if (c.rows == 0) continue;
-    std::vector<SeqRows>& out = c.state->decoding() ? plan.decode : plan.prefill;
-    out.push_back({.seq = c.seq, .first_position = c.state->kv_tokens, .rows = c.rows});
+    const bool decoding = c.state->decoding();
+    (decoding ? plan.decode : plan.prefill)
+        .push_back({.seq = c.seq,
+                    .first_position = c.state->kv_tokens,
+                    .rows = c.rows,
+                    .drafts = decoding ? c.rows - 1 : 0});
   }
+  PlanGuesses(in, plan);
   return plan;
 }
 

@@ -1,4 +1,5 @@
-// Who runs in the next step, with how many rows, and who must give its blocks or its seat back.
+// Who runs in the next step, with how many rows, and who must give its blocks or its seat back; and
+// how many tokens are guessed at its end, for the step after it.
 //
 // A pure function of plain states: no clock, no device, no pool. What it was given can be recorded
 // and replayed to the same plan.
@@ -10,6 +11,12 @@
 // most. Blocks are taken from the end of it, and prompt rows are dealt out among tenants equally.
 // Paused sequences stand behind everybody. With one tenant, or none told apart, all of this is the
 // order of ranks.
+//
+// Guesses come last. Every decoding sequence has its one row first; then guesses get rows, the
+// longest drafts being shortened when these are short, but min_chunk_rows stay for prompts; then
+// come prompt chunks. A guess takes a block only when one is free after all that, and gives it back
+// at the end of the step unless it held. So who is seated, preempted or swapped is decided from
+// known tokens alone, and guesses keep nobody from a seat, a block or a row.
 //
 // A swap is how tenants come to equal shares of the seats: when the first in the queue finds no
 // room, and another tenant holds at least two seats more than its own, the worst-ranked of the
@@ -33,11 +40,13 @@
 #include <array>
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/step.h"
 #include "scheduler/config.h"
 #include "scheduler/cost_model.h"
+#include "scheduler/draft_length.h"
 #include "scheduler/request.h"
 
 namespace tandem::scheduler {
@@ -68,6 +77,10 @@ struct SeqState {
   int known_tokens = 0;  // prompt and what was generated
   int kv_tokens = 0;     // rows in the cache, below known_tokens; 0 after a preemption
   std::array<GroupBlocks, engine::kNumKvGroups> blocks;
+  int drafts = 0;  // guesses at hand for what follows the newest token; 0 unless decoding
+  // For the step after this one, if this one draws a token; none when that is surely the last one.
+  // PlanStep sets `pending`.
+  std::optional<DraftWish> wish;
 
   // Past its prompt and with one row to run; anything else runs in chunks.
   bool decoding() const { return kv_tokens >= prompt_tokens && known_tokens - kv_tokens == 1; }
@@ -77,6 +90,8 @@ struct PlanInput {
   SchedulerConfig config;
   ModelLimits limits;
   CostModel cost;
+  DraftPrior draft_prior;
+  int64_t step = 0;  // its number
   std::array<int32_t, engine::kNumKvGroups> free_blocks = {};
   std::vector<SeqState> seated;   // by rank
   std::vector<SeqState> waiting;  // in the order of service; more than seats that are free, paused
@@ -88,25 +103,34 @@ struct SeqRows {
   int seq = 0;
   int first_position = 0;
   int rows = 0;
+  int drafts = 0;                                 // the last so many are guesses
+  int guess = 0;                                  // tokens to guess behind what the step draws
+  DraftReason reason = DraftReason::kNotAllowed;  // of `guess`
   bool operator==(const SeqRows&) const = default;
 };
 
 struct StepPlan {
-  std::vector<SeqRows> decode;   // one row each
+  std::vector<SeqRows> decode;   // the newest token and guesses behind it
   std::vector<SeqRows> prefill;  // chunks
   // Seated sequences whose blocks are to be freed first.
   std::vector<int> preempt;      // seqs, for want of blocks
   std::vector<int> make_room;    // seqs, paused or swapped out
   std::vector<int> admit;        // seqs of waiting sequences that are seated
   bool prompts_limited = false;  // seated prompts could have run more rows than the step had
+  // Predicted for the next step, as in DraftChoice; 0: unknown.
+  double plain_tokens_per_s = 0;
+  double drafted_tokens_per_s = 0;
   bool operator==(const StepPlan&) const = default;
 };
 
 // Plans one step.
 //   decode   every decoding sequence, unless it finds no block and nobody behind it to take one
-//            from: then it waits in its seat
+//            from: then it waits in its seat. Its guesses as far as rows and blocks are left
 //   prefill  rows left over go to prompts; while anyone decodes, no more of them than keep the step
 //            near config.step_target_us by the cost model
+//   guess    as ChooseDraftLengths says, for every sequence that draws a token in this step; fewer,
+//            the longest first, when the next step would not have rows for all. Without a drafter
+//            (config.max_draft_tokens is 0) nothing is guessed
 //   admit    sequences for which a slot and the blocks of all their known tokens are free, beside
 //            what the seated ones still need for theirs and a block for each to grow
 // With a waiting or an unpaused seated sequence, and states as the scheduler keeps them, some row

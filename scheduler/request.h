@@ -95,18 +95,32 @@ constexpr const char* FinishReasonName(FinishReason reason) {
   return "unknown";
 }
 
-// What became of drafts. A round is a step that ran a sequence's newest token, with or without a
-// draft behind it; it emits one token more than were accepted, unless a stop cuts it.
+// What became of drafts. A round is a step that ran a decoding sequence's newest token, with or
+// without a draft behind it; it emits one token more than were accepted, unless a stop cuts it.
+// Every guess is counted once, as drafted or as discarded.
 struct DraftCounts {
   int64_t rounds = 0;
   int64_t rounds_with_draft = 0;
-  int64_t drafted = 0;                                    // guesses that were verified
-  int64_t accepted = 0;                                   // guesses that held
-  int64_t discarded = 0;                                  // guesses that were never verified
-  int64_t failed = 0;                                     // drafts that a NaN or infinity ended
+  int64_t drafted = 0;    // guesses that were verified, up to where the choice ended
+  int64_t accepted = 0;   // of these, guesses that held
+  int64_t discarded = 0;  // guesses for which there was no room, or no need any more
+  int64_t failed = 0;     // drafts that a NaN or infinity ended
   std::array<int64_t, kMaxDraftTokens> drafted_at = {};   // by position in the draft
   std::array<int64_t, kMaxDraftTokens> accepted_at = {};  // that held, and all before them
 };
+
+inline void Add(DraftCounts& sum, const DraftCounts& more) {
+  sum.rounds += more.rounds;
+  sum.rounds_with_draft += more.rounds_with_draft;
+  sum.drafted += more.drafted;
+  sum.accepted += more.accepted;
+  sum.discarded += more.discarded;
+  sum.failed += more.failed;
+  for (int i = 0; i < kMaxDraftTokens; ++i) {
+    sum.drafted_at[i] += more.drafted_at[i];
+    sum.accepted_at[i] += more.accepted_at[i];
+  }
+}
 
 struct RequestStats {
   int prompt_tokens = 0;

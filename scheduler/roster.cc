@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <iterator>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -31,20 +33,6 @@ void FillTimes(RequestState& state, int64_t now_us) {
     stats.ttft_us = state.first_token_us - arrival_us;
     stats.decode_us = now_us - state.first_token_us;
   }
-}
-
-SeqState StateOf(const Sequence& sequence) {
-  SeqState state;
-  state.rank = sequence.rank;
-  state.paused = sequence.request->paused;
-  state.prompt_tokens = sequence.request->prompt_tokens();
-  state.known_tokens = KnownTokens(sequence);
-  state.kv_tokens = sequence.kv_tokens;
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    state.blocks[g].table = static_cast<int>(sequence.tables[g].blocks.size());
-    state.blocks[g].held = sequence.tables[g].num_held();
-  }
-  return state;
 }
 
 int64_t PromptLeft(const Sequence& sequence) {
@@ -216,12 +204,48 @@ void Roster::FailAll(absl::Status (*make_status)(), int64_t now_us) {
   while (!requests_.empty()) FinishRequest(*requests_.begin()->second, make_status(), now_us);
 }
 
-Lineup Roster::MakeLineup(const CostModel& cost) const {
+int Roster::DraftRoom(const Sequence& sequence, int more_tokens) const {
+  const Request& request = sequence.request->request;
+  if (request.speculation.mode == Speculation::Mode::kOff) return 0;
+  // A round of k guesses can give k + 1 tokens (mtp.md 2.2 step 1).
+  const int tokens_left =
+      std::min(request.stop.max_tokens - static_cast<int>(sequence.output.size()),
+               max_known_ - KnownTokens(sequence)) -
+      more_tokens;
+  return std::max(0, std::min({config_.max_draft_tokens, request.speculation.max_draft_tokens,
+                               tokens_left - 1}));
+}
+
+SeqState Roster::StateOf(const Sequence& sequence) const {
+  const RequestState& request = *sequence.request;
+  SeqState state;
+  state.rank = sequence.rank;
+  state.paused = request.paused;
+  state.prompt_tokens = request.prompt_tokens();
+  state.known_tokens = KnownTokens(sequence);
+  state.kv_tokens = sequence.kv_tokens;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    state.blocks[g].table = static_cast<int>(sequence.tables[g].blocks.size());
+    state.blocks[g].held = sequence.tables[g].num_held();
+  }
+  state.drafts = static_cast<int>(sequence.draft.size());
+  const int output_tokens = static_cast<int>(sequence.output.size());
+  if (output_tokens + 1 < request.request.stop.max_tokens && state.known_tokens + 1 < max_known_) {
+    state.wish = {.mode = request.request.speculation.mode,
+                  .max_tokens = DraftRoom(sequence, /*more_tokens=*/1),
+                  .history = sequence.draft_history};
+  }
+  return state;
+}
+
+Lineup Roster::MakeLineup(const CostModel& cost, int64_t step) const {
   Lineup lineup;
   PlanInput& input = lineup.input;
   input.config = config_;
   input.limits = limits_;
   input.cost = cost;
+  input.draft_prior = draft_prior_;
+  input.step = step;
   for (int g = 0; g < engine::kNumKvGroups; ++g) input.free_blocks[g] = pools_[g].num_free();
   absl::flat_hash_map<const TenantLine*, int> tenants;
   const auto state_of = [&](const Sequence& sequence) {
@@ -264,7 +288,12 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
         assert(grown);  // the plan counted the free blocks
       }
       if (!sequence.request->started) Start(*sequence.request, now_us);
-      seats.push_back({.sequence = &sequence, .rows = rows.rows});
+      if (sequence.draft_reason == DraftReason::kPays && rows.reason == DraftReason::kAcceptance) {
+        ++totals_.draft_auto_off_total;
+      }
+      sequence.draft_reason = rows.reason;
+      seats.push_back(
+          {.sequence = &sequence, .rows = rows.rows, .drafts = rows.drafts, .guess = rows.guess});
     }
   }
   for (const RequestId id : std::exchange(impatient_, {})) {
@@ -276,55 +305,147 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
   return seats;
 }
 
-void Roster::Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
-                    engine::StepResult result, int64_t step, int64_t now_us) {
-  size_t sample = 0;
+int Roster::Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
+                   engine::StepResult result, int64_t step, int64_t now_us) {
+  const std::vector<SegmentResult> results = ResultsBySegment(batch, result);
+  int accepted = 0;
   for (size_t i = 0; i < seats.size(); ++i) {
-    Sequence& sequence = *seats[i].sequence;
-    RequestState& state = *sequence.request;
-    const int row_end = batch.segments[i].row_begin + batch.segments[i].num_rows;
-
-    TokenEvent scores;
-    scores.kind = TokenEvent::Kind::kPromptLogprobs;
-    scores.first_position = state.next_scored;
-    std::optional<engine::SampledToken> next;
-    int not_finite = -1;  // position whose logits are broken
-    for (; sample < batch.samples.size() && batch.samples[sample].row < row_end; ++sample) {
-      const engine::SampleRequest& request = batch.samples[sample];
-      engine::SampledToken& token = result.tokens[sample];
-      if (!token.finite) {
-        if (not_finite < 0) not_finite = batch.positions[request.row];
-      } else if (request.params == nullptr) {
-        scores.tokens.push_back(std::move(token));
-      } else {
-        next = std::move(token);
-      }
-    }
-    if (sequence.phase == SeatPhase::kEnded) continue;  // its request failed in this very step
-    if (not_finite >= 0) {
-      FinishRequest(state, NumericFailureStatus(step, not_finite), now_us);
-      continue;
-    }
-
-    CountRows(sequence, seats[i].rows);
-    sequence.kv_tokens += seats[i].rows;
-    sequence.computed_tokens = std::max(sequence.computed_tokens, sequence.kv_tokens);
-    if (limits_.num_blocks[engine::kSliding] > 0) {
-      // The next row, at position kv_tokens, sees kv_tokens - window + 1 and later; one more is
-      // kept for both conventions of a drafter (mtp.md 3.5).
-      kvcache::ReleaseBelow(sequence.tables[engine::kSliding], pools_[engine::kSliding],
-                            limits_.block_tokens, std::max(0, sequence.kv_tokens - limits_.window));
-    }
-    if (!scores.tokens.empty()) {
-      state.next_scored += static_cast<int>(scores.tokens.size());
-      state.sink(std::move(scores));
-    }
-    if (next.has_value()) {
-      AppendToken(sequence, *std::move(next), now_us);
-    } else if (sequence.kv_tokens == KnownTokens(sequence)) {  // max_tokens is 0: scored, done
-      FinishChoice(sequence, FinishReason::kMaxTokens, -1, now_us);
-    }
+    if (seats[i].sequence->phase == SeatPhase::kEnded) continue;  // its request failed just now
+    accepted += CommitSeat(seats[i], results[i], step, now_us);
   }
+  return accepted;
+}
+
+int Roster::CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step, int64_t now_us) {
+  Sequence& sequence = *seat.sequence;
+  RequestState& state = *sequence.request;
+  const auto bad_score =
+      std::find_if(result.scores.begin(), result.scores.end(),
+                   [](const engine::SampledToken& token) { return !token.finite; });
+  if (bad_score != result.scores.end()) {
+    const auto index = static_cast<int>(bad_score - result.scores.begin());
+    FinishRequest(state, NumericFailureStatus(step, state.next_scored - 1 + index), now_us);
+    return 0;
+  }
+
+  // What goes out, and what that makes of the guesses: one that held but lies behind a stop does
+  // not exist. A row that is not finite ends the run like plain decoding would have ended there.
+  const bool broken = !result.drawn.empty() && !result.drawn.back().finite;
+  const std::span<engine::SampledToken> run =
+      result.drawn.first(result.drawn.size() - (broken ? 1 : 0));
+  const int known_before = KnownTokens(sequence);
+  const SentRun sent = ScanRun(state.request.stop, run, static_cast<int>(sequence.output.size()),
+                               known_before, max_known_);
+  const int held = std::max(0, static_cast<int>(result.drawn.size()) - 1);
+  DraftCounts round;
+  round.rounds = IsDecoding(sequence) ? 1 : 0;
+  round.drafted = std::min(seat.drafts, sent.tokens);
+  round.accepted = std::min(held, sent.tokens);
+
+  CommitRows(sequence, seat.rows - seat.drafts + static_cast<int>(round.accepted));
+  for (const engine::SampledToken& token : run.first(sent.tokens)) {
+    sequence.output.push_back(token.id);
+    if (state.needs_counts) ++sequence.counts.output[token.id];
+  }
+  CommitDraft(seat, round, result.draft, /*goes_on=*/!sent.reason.has_value() && !broken);
+
+  if (!result.scores.empty()) {
+    TokenEvent event;
+    event.kind = TokenEvent::Kind::kPromptLogprobs;
+    event.first_position = state.next_scored;
+    event.tokens.assign(std::make_move_iterator(result.scores.begin()),
+                        std::make_move_iterator(result.scores.end()));
+    state.next_scored += static_cast<int>(event.tokens.size());
+    state.sink(std::move(event));
+  }
+  if (sent.tokens > 0) {
+    if (state.stats.completion_tokens == 0) state.first_token_us = now_us;
+    state.stats.completion_tokens += sent.tokens;
+    totals_.generated_tokens_total += sent.tokens;
+    TokenEvent event;
+    event.kind = TokenEvent::Kind::kTokens;
+    event.choice = sequence.choice;
+    event.tokens.assign(std::make_move_iterator(run.begin()),
+                        std::make_move_iterator(run.begin() + sent.tokens));
+    event.drafted = static_cast<int>(round.drafted);
+    event.accepted = static_cast<int>(round.accepted);
+    state.sink(std::move(event));
+  }
+  if (sent.reason.has_value()) {
+    const bool by_id =
+        *sent.reason == FinishReason::kStopToken || *sent.reason == FinishReason::kStopEos;
+    FinishChoice(sequence, *sent.reason, by_id ? sequence.output.back() : -1, now_us);
+  } else if (broken) {
+    const int position = known_before - 1 + static_cast<int>(run.size());
+    FinishRequest(state, NumericFailureStatus(step, position), now_us);
+  } else if (sequence.kv_tokens == KnownTokens(sequence)) {  // max_tokens is 0: scored, done
+    FinishChoice(sequence, FinishReason::kMaxTokens, -1, now_us);
+  }
+  return static_cast<int>(round.accepted);
+}
+
+void Roster::CommitRows(Sequence& sequence, int rows) {
+  const int begin = sequence.kv_tokens;
+  const int end = begin + rows;
+  const int recomputed = std::max(0, std::min(end, sequence.computed_tokens) - begin);
+  const int prompt_end = std::min(end, sequence.request->prompt_tokens());
+  totals_.prompt_tokens_total +=
+      std::max(0, prompt_end - std::max(begin, sequence.computed_tokens));
+  totals_.recomputed_tokens_total += recomputed;
+  sequence.request->stats.recomputed_tokens += recomputed;
+  sequence.kv_tokens = end;
+  sequence.computed_tokens = std::max(sequence.computed_tokens, end);
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    kvcache::Truncate(sequence.tables[g], pools_[g], limits_.block_tokens, end);
+  }
+  if (limits_.num_blocks[engine::kSliding] > 0) {
+    // The next row, at position kv_tokens, sees kv_tokens - window + 1 and later; one more is
+    // kept for both conventions of a drafter (mtp.md 3.5).
+    kvcache::ReleaseBelow(sequence.tables[engine::kSliding], pools_[engine::kSliding],
+                          limits_.block_tokens, std::max(0, end - limits_.window));
+  }
+}
+
+void Roster::CommitDraft(const SeatRows& seat, DraftCounts round, const engine::Draft* fresh,
+                         bool goes_on) {
+  Sequence& sequence = *seat.sequence;
+  const auto drafted = static_cast<int>(round.drafted);
+  const auto accepted = static_cast<int>(round.accepted);
+  round.rounds_with_draft = drafted > 0 ? 1 : 0;
+  round.discarded = static_cast<int64_t>(sequence.draft.size()) - drafted;
+  std::fill_n(round.drafted_at.begin(), drafted, 1);
+  std::fill_n(round.accepted_at.begin(), accepted, 1);
+  const bool may_draft = sequence.request->request.speculation.mode != Speculation::Mode::kOff;
+  if (config_.max_draft_tokens > 0 && may_draft && round.rounds > 0) {
+    Observe(sequence.draft_history, draft_prior_, sequence.draft_missed ? 1 : drafted, accepted);
+  }
+  sequence.draft.clear();
+  sequence.draft_missed = false;
+  if (fresh != nullptr) {
+    // After a NaN the sequence goes on plainly, though the ids before it would do no harm.
+    const auto size = static_cast<int>(fresh->ids.size());
+    const int keep =
+        fresh->finite && goes_on ? std::min(size, DraftRoom(sequence, /*more_tokens=*/0)) : 0;
+    sequence.draft.assign(fresh->ids.begin(), fresh->ids.begin() + keep);
+    sequence.draft_missed = size == 0 || !fresh->finite;
+    round.failed = fresh->finite ? 0 : 1;
+    round.discarded += size - keep;
+  }
+  Count(sequence, round);
+}
+
+void Roster::DiscardDraft(Sequence& sequence) {
+  DraftCounts counts;
+  counts.discarded = static_cast<int64_t>(sequence.draft.size());
+  Count(sequence, counts);
+  sequence.draft.clear();
+  sequence.draft_missed = false;
+}
+
+void Roster::Count(Sequence& sequence, const DraftCounts& counts) {
+  Add(sequence.drafts, counts);
+  Add(sequence.request->stats.drafts, counts);
+  Add(totals_.drafts, counts);
 }
 
 void Roster::FillStats(SchedulerStats& stats) const {
@@ -371,6 +492,7 @@ void Roster::Vacate(Sequence& sequence) {
     Unseat(sequence);
   }
   sequence.phase = SeatPhase::kEnded;
+  DiscardDraft(sequence);
 }
 
 void Roster::Preempt(Sequence& sequence, bool counted, int64_t now_us) {
@@ -384,6 +506,7 @@ void Roster::Preempt(Sequence& sequence, bool counted, int64_t now_us) {
   }
   Unseat(sequence);
   sequence.kv_tokens = 0;
+  DiscardDraft(sequence);
   Queue(sequence);
 }
 
@@ -404,39 +527,6 @@ void Roster::Start(RequestState& state, int64_t now_us) {
   state.sink(std::move(event));
 }
 
-void Roster::CountRows(const Sequence& sequence, int rows) {
-  const int begin = sequence.kv_tokens;
-  const int end = begin + rows;
-  const int recomputed = std::max(0, std::min(end, sequence.computed_tokens) - begin);
-  const int prompt_end = std::min(end, sequence.request->prompt_tokens());
-  totals_.prompt_tokens_total +=
-      std::max(0, prompt_end - std::max(begin, sequence.computed_tokens));
-  totals_.recomputed_tokens_total += recomputed;
-  sequence.request->stats.recomputed_tokens += recomputed;
-}
-
-void Roster::AppendToken(Sequence& sequence, engine::SampledToken token, int64_t now_us) {
-  RequestState& state = *sequence.request;
-  const int32_t id = token.id;
-  sequence.output.push_back(id);
-  if (state.needs_counts) ++sequence.counts.output[id];
-  if (state.stats.completion_tokens++ == 0) state.first_token_us = now_us;
-  ++totals_.generated_tokens_total;
-
-  TokenEvent event;
-  event.kind = TokenEvent::Kind::kTokens;
-  event.choice = sequence.choice;
-  event.tokens.push_back(std::move(token));
-  state.sink(std::move(event));
-
-  const std::optional<FinishReason> reason =
-      StopReason(state.request.stop, id, static_cast<int>(sequence.output.size()),
-                 KnownTokens(sequence), max_known_);
-  if (!reason.has_value()) return;
-  const bool by_id = *reason == FinishReason::kStopToken || *reason == FinishReason::kStopEos;
-  FinishChoice(sequence, *reason, by_id ? id : -1, now_us);
-}
-
 void Roster::FinishChoice(Sequence& sequence, FinishReason reason, int32_t stop_id,
                           int64_t now_us) {
   RequestState& state = *sequence.request;
@@ -447,6 +537,7 @@ void Roster::FinishChoice(Sequence& sequence, FinishReason reason, int32_t stop_
   event.choice = sequence.choice;
   event.reason = reason;
   event.stop_id = stop_id;
+  event.drafts = sequence.drafts;
   state.sink(std::move(event));
   if (--state.open_choices == 0) FinishRequest(state, absl::OkStatus(), now_us);
 }

@@ -23,6 +23,7 @@
 #include "scheduler/config.h"
 #include "scheduler/inbox.h"
 #include "scheduler/plan_step.h"
+#include "scheduler/segment_result.h"
 #include "scheduler/sequence.h"
 #include "scheduler/stats.h"
 #include "scheduler/step_batch.h"
@@ -59,18 +60,21 @@ class Roster {
   // packaged absl, where ThreadSanitizer cannot follow.
   void FailAll(absl::Status (*make_status)(), int64_t now_us);
 
-  Lineup MakeLineup(const CostModel& cost) const;
+  //   step  number of the step that is planned
+  Lineup MakeLineup(const CostModel& cost, int64_t step) const;
   // Preempts, seats, gives blocks, tells requests whose first row is about to run, and ends those
   // that would have to wait but do not want to (Request::reject_if_queued).
   //   plan     made from lineup.input, of the roster as it is now
   //   returns  who runs with how many rows: plan.decode, then plan.prefill, without requests that
   //            failed because they were preempted too often
   std::vector<SeatRows> Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us);
-  // Takes the result of a step: rows are in the cache now, tokens go out, choices end, blocks that
-  // left the window are released.
-  //   result   one token per sample of `batch`, ids inside the vocabulary where finite
-  void Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
-              engine::StepResult result, int64_t step, int64_t now_us);
+  // Takes the result of a step: rows of known tokens and of guesses that held are in the cache now,
+  // the others are as if they had never run; tokens go out, choices end; blocks that left the
+  // window or hold no such row are released; fresh guesses are kept for the next step.
+  //   result   that CheckResult accepts
+  //   returns  guesses that held
+  int Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
+             engine::StepResult result, int64_t step, int64_t now_us);
   // Frees the memory of ended requests. Until then pointers into them stay valid.
   void ForgetEnded() { ended_.clear(); }
 
@@ -93,8 +97,16 @@ class Roster {
   void Preempt(Sequence& sequence, bool counted, int64_t now_us);
   void Start(RequestState& state, int64_t now_us);
   void EndPause(RequestState& state, int64_t now_us);
-  void CountRows(const Sequence& sequence, int rows);
-  void AppendToken(Sequence& sequence, engine::SampledToken token, int64_t now_us);
+  SeqState StateOf(const Sequence& sequence) const;
+  // Guesses that could be of use once the sequence has so many more tokens.
+  int DraftRoom(const Sequence& sequence, int more_tokens) const;
+  // Commit for one seat, in this order: rows, tokens, what became of guesses.
+  int CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step, int64_t now_us);
+  void CommitRows(Sequence& sequence, int rows);
+  void CommitDraft(const SeatRows& seat, DraftCounts round, const engine::Draft* fresh,
+                   bool goes_on);
+  void DiscardDraft(Sequence& sequence);
+  void Count(Sequence& sequence, const DraftCounts& counts);
   // Ends one choice; the last one ends the request with OK.
   void FinishChoice(Sequence& sequence, FinishReason reason, int32_t stop_id, int64_t now_us);
   void FinishOpenChoices(RequestState& state, FinishReason reason, int64_t now_us);
@@ -114,7 +126,8 @@ class Roster {
   std::vector<RequestId> impatient_;             // reject_if_queued, no plan made yet
   int num_paused_ = 0;                           // requests
   int64_t num_preempted_ = 0;                    // sequences without a seat that have run
-  SchedulerStats totals_;                        // the *_total fields
+  DraftPrior draft_prior_;
+  SchedulerStats totals_;  // the *_total fields, and `drafts`
 };
 
 }  // namespace tandem::scheduler

@@ -11,13 +11,13 @@
 #include <utility>
 #include <variant>
 
-#include "absl/strings/str_cat.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/end_status.h"
 #include "scheduler/inbox.h"
 #include "scheduler/plan_step.h"
 #include "scheduler/published.h"
 #include "scheduler/roster.h"
+#include "scheduler/segment_result.h"
 #include "scheduler/step_batch.h"
 #include "scheduler/step_log.h"
 
@@ -27,20 +27,12 @@ namespace {
 constexpr int64_t kMaxSleepUs = 1'000'000;
 constexpr double kLongestPredictionS = 1e9;  // fits 64 bits of microseconds
 
-// Whether the engine answered what it was asked.
-absl::Status CheckResult(const engine::StepBatch& batch, const engine::StepResult& result,
-                         int vocab_size) {
-  if (result.tokens.size() != batch.samples.size()) {
-    return absl::InternalError(absl::StrCat("the engine returned ", result.tokens.size(),
-                                            " tokens for ", batch.samples.size(), " samples"));
-  }
-  for (const engine::SampledToken& token : result.tokens) {
-    if (token.finite && (token.id < 0 || token.id >= vocab_size)) {
-      return absl::InternalError(absl::StrCat("the engine returned token id ", token.id,
-                                              " of a vocabulary of ", vocab_size));
-    }
-  }
-  return absl::OkStatus();
+// Tokens guessed for a sequence that asked; 0 when none did.
+double MeanLength(const std::vector<engine::Draft>& drafts) {
+  if (drafts.empty()) return 0;
+  size_t sum = 0;
+  for (const engine::Draft& draft : drafts) sum += draft.ids.size();
+  return static_cast<double>(sum) / static_cast<double>(drafts.size());
 }
 
 }  // namespace
@@ -53,7 +45,7 @@ int64_t MonotonicNowUs() {
 
 struct Scheduler::Impl {
   Impl(const SchedulerConfig& config, const ModelLimits& limits, engine::RunStep run_step,
-       Clock now_us, SchedulerObserver observer)
+       Clock now_us, SchedulerObserver observer, CostModel cost)
       : config(config),
         limits(limits),
         run_step(std::move(run_step)),
@@ -61,7 +53,8 @@ struct Scheduler::Impl {
         observer(std::move(observer)),
         admission(std::make_shared<Admission>(config)),
         log(config.step_log_size),
-        roster(config, limits, inbox.waiting_sequences()) {
+        roster(config, limits, inbox.waiting_sequences()),
+        cost(std::move(cost)) {
     Publish();
   }
 
@@ -71,6 +64,7 @@ struct Scheduler::Impl {
   bool RunPlan(int64_t begin_us);
   absl::Status CheckDeadline(const Request& request, const Reservation& reservation) const;
   void Fail(const absl::Status& cause);
+  void ObserveCosts(const StepTiming& timing, const std::vector<SeatRows>& seats);
   void Publish();
   int64_t IdleUs() const;
 
@@ -90,6 +84,8 @@ struct Scheduler::Impl {
   ServiceRate rate;
   int64_t steps = 0;
   int64_t last_step_us = 0;
+  int64_t drafting = 0;     // as in SchedulerStats
+  double draft_tokens = 0;  // as in SchedulerStats
   bool stopped = false;
 };
 
@@ -133,17 +129,17 @@ bool Scheduler::Impl::RunOnce() {
 
 // Steps 2 to 5 of a turn. False when everybody who was to run failed for being preempted too often.
 bool Scheduler::Impl::RunPlan(int64_t begin_us) {
-  Lineup lineup = roster.MakeLineup(cost);
+  Lineup lineup = roster.MakeLineup(cost, steps + 1);
   StepPlan plan = PlanStep(lineup.input);
   const std::vector<SeatRows> seats = roster.Apply(lineup, plan, begin_us);
   if (seats.empty()) return false;
   const engine::StepBatch batch = BuildStepBatch(seats);
   StepTiming timing;
   timing.rows = static_cast<int>(batch.ids.size());
+  timing.drafting = static_cast<int>(batch.drafts.size());
   for (const SeatRows& seat : seats) {
-    if (seat.rows == 1 && seat.sequence->kv_tokens >= seat.sequence->request->prompt_tokens()) {
-      ++timing.decode_rows;
-    }
+    if (IsDecoding(*seat.sequence)) timing.decode_rows += seat.rows;
+    timing.draft_rows += seat.drafts;
   }
   timing.prompt_rows = timing.rows - timing.decode_rows;
   Publish();
@@ -159,9 +155,13 @@ bool Scheduler::Impl::RunPlan(int64_t begin_us) {
   }
   ++steps;
   last_step_us = timing.duration_us = step_end_us - step_begin_us;
-  Observe(cost, timing.prompt_rows, timing.decode_rows, timing.duration_us);
+  timing.draft_steps = result.draft_steps;
+  timing.draft_us = std::clamp<int64_t>(result.draft_us, 0, timing.duration_us);
+  ObserveCosts(timing, seats);
   Observe(rate, timing.prompt_rows, plan.prompts_limited, step_end_us - begin_us);
-  roster.Commit(seats, batch, std::move(result), steps, step_end_us);
+  drafting = timing.drafting;
+  draft_tokens = MeanLength(result.drafts);
+  timing.accepted_rows = roster.Commit(seats, batch, std::move(result), steps, step_end_us);
   log.Add({.step = steps,
            .input = std::move(lineup.input),
            .plan = std::move(plan),
@@ -171,6 +171,15 @@ bool Scheduler::Impl::RunPlan(int64_t begin_us) {
     observer.on_step(timing);
   }
   return true;
+}
+
+void Scheduler::Impl::ObserveCosts(const StepTiming& timing, const std::vector<SeatRows>& seats) {
+  Observe(cost, timing.prompt_rows, timing.decode_rows, timing.duration_us - timing.draft_us);
+  std::vector<int> guesses;
+  for (const SeatRows& seat : seats) {
+    if (seat.guess > 0) guesses.push_back(seat.guess);
+  }
+  ObserveDrafting(cost, guesses, timing.draft_us);
 }
 
 void Scheduler::Impl::Fail(const absl::Status& cause) {
@@ -187,6 +196,8 @@ void Scheduler::Impl::Publish() {
   stats.step_us = rate.step_us;
   stats.prompt_tokens_per_s = rate.prompt_tokens_per_s;
   stats.last_turn_us = now_us();
+  stats.drafting = drafting;
+  stats.draft_tokens = draft_tokens;
   published.Write(stats);
 }
 
@@ -218,9 +229,10 @@ absl::Status Scheduler::Impl::CheckDeadline(const Request& request,
 }
 
 Scheduler::Scheduler(const SchedulerConfig& config, const ModelLimits& limits,
-                     engine::RunStep run_step, Clock now_us, SchedulerObserver observer)
+                     engine::RunStep run_step, Clock now_us, SchedulerObserver observer,
+                     CostModel cost)
     : impl_(std::make_unique<Impl>(config, limits, std::move(run_step), std::move(now_us),
-                                   std::move(observer))) {}
+                                   std::move(observer), std::move(cost))) {}
 
 Scheduler::~Scheduler() = default;
 

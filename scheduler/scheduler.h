@@ -19,6 +19,7 @@
 #include "engine/step.h"
 #include "scheduler/admission.h"
 #include "scheduler/config.h"
+#include "scheduler/cost_model.h"
 #include "scheduler/request.h"
 #include "scheduler/stats.h"
 
@@ -40,8 +41,9 @@ struct SchedulerObserver {
 class Scheduler {
  public:
   // `config` and `limits` must pass Validate (config.h).
+  //   cost  what steps cost, as far as it was measured before (warm_up.h); learnt further here
   Scheduler(const SchedulerConfig& config, const ModelLimits& limits, engine::RunStep run_step,
-            Clock now_us = MonotonicNowUs, SchedulerObserver observer = {});
+            Clock now_us = MonotonicNowUs, SchedulerObserver observer = {}, CostModel cost = {});
   ~Scheduler();  // after Run has returned; requests that are still open get no more events
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;

@@ -12,6 +12,7 @@
 #include "engine/step.h"
 #include "kvcache/block_table.h"
 #include "scheduler/admission.h"
+#include "scheduler/draft_length.h"
 #include "scheduler/plan_step.h"
 #include "scheduler/request.h"
 
@@ -32,6 +33,13 @@ struct Sequence {
   int computed_tokens = 0;      // the most that kv_tokens ever was: rows below it run again
   std::array<kvcache::BlockTable, engine::kNumKvGroups> tables;
   engine::TokenCounts counts;  // filled only when the request asks for a penalty
+  std::vector<int32_t> draft;  // guesses for what follows the newest token; they hold for this
+                               // output alone, and only while all but its newest token is in the
+                               // cache
+  bool draft_missed = false;   // one was asked for behind the newest token, and none came
+  DraftHistory draft_history;
+  DraftReason draft_reason = DraftReason::kNotAllowed;  // of the latest decision
+  DraftCounts drafts;
   int preemptions = 0;
 };
 
@@ -66,6 +74,12 @@ inline int32_t TokenAt(const Sequence& sequence, int position) {
   const int prompt_tokens = sequence.request->prompt_tokens();
   return position < prompt_tokens ? sequence.request->request.prompt[position]
                                   : sequence.output[position - prompt_tokens];
+}
+
+// As SeqState::decoding: past its prompt, and the newest token's row is the one to run.
+inline bool IsDecoding(const Sequence& sequence) {
+  return sequence.kv_tokens >= sequence.request->prompt_tokens() &&
+         KnownTokens(sequence) - sequence.kv_tokens == 1;
 }
 
 }  // namespace tandem::scheduler

@@ -38,8 +38,8 @@ struct SchedulerStats {
   std::array<int64_t, kNumStatusCodes> requests_finished_total = {};   // by absl::StatusCode
   DraftCounts drafts;                                                  // from the start
   int64_t drafting = 0;              // sequences that asked for a draft in the last step
-  int64_t draft_auto_off_total = 0;  // times that a sequence's guesses stopped paying off
   double draft_tokens = 0;           // mean length of these drafts
+  int64_t draft_auto_off_total = 0;  // times that a sequence's guesses stopped paying off
   bool draining = false;
   bool engine_down = false;
 };

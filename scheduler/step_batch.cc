@@ -24,15 +24,17 @@ void AddScores(const Sequence& sequence, int row_begin, int rows,
   }
 }
 
-engine::SampleRequest NextToken(const Sequence& sequence, int row) {
+// The token behind the newest one and the first `held` guesses.
+engine::SampleRequest NextToken(const Sequence& sequence, int row, int held) {
   const RequestState& state = *sequence.request;
   engine::SampleRequest sample;
   sample.row = row;
   sample.params = &state.request.sampling;
   sample.choice = sequence.choice;
-  sample.position = KnownTokens(sequence);
+  sample.position = KnownTokens(sequence) + held;
+  sample.drafted = std::span(sequence.draft).first(held);
   if (state.needs_counts) sample.counts = &sequence.counts;
-  if (StopsMasked(state.request.stop, static_cast<int>(sequence.output.size()))) {
+  if (StopsMasked(state.request.stop, static_cast<int>(sequence.output.size()) + held)) {
     sample.masked = state.stop_ids;
   }
   sample.logprobs = state.request.logprobs;
@@ -48,18 +50,31 @@ engine::StepBatch BuildStepBatch(std::span<const SeatRows> seats) {
     engine::Segment segment;
     segment.row_begin = static_cast<int>(batch.ids.size());
     segment.num_rows = seat.rows;
+    segment.num_drafts = seat.drafts;
     for (int g = 0; g < engine::kNumKvGroups; ++g) {
       segment.block_table[g] = sequence.tables[g].blocks;
     }
     batch.segments.push_back(segment);
     const int end = sequence.kv_tokens + seat.rows;
+    const int known_end = end - seat.drafts;
     for (int position = sequence.kv_tokens; position < end; ++position) {
-      batch.ids.push_back(TokenAt(sequence, position));
+      batch.ids.push_back(position < known_end ? TokenAt(sequence, position)
+                                               : sequence.draft[position - known_end]);
       batch.positions.push_back(position);
     }
     AddScores(sequence, segment.row_begin, seat.rows, batch.samples);
-    if (end == KnownTokens(sequence) && sequence.request->request.stop.max_tokens > 0) {
-      batch.samples.push_back(NextToken(sequence, segment.row_begin + seat.rows - 1));
+    const Request& request = sequence.request->request;
+    if (known_end == KnownTokens(sequence) && request.stop.max_tokens > 0) {
+      const int first_row = segment.row_begin + seat.rows - seat.drafts - 1;
+      for (int held = 0; held <= seat.drafts; ++held) {
+        batch.samples.push_back(NextToken(sequence, first_row + held, held));
+      }
+    }
+    if (seat.guess > 0) {
+      batch.drafts.push_back({.segment = static_cast<int>(batch.segments.size()) - 1,
+                              .max_tokens = seat.guess,
+                              .prompt = request.prompt,
+                              .output = sequence.output});
     }
   }
   return batch;

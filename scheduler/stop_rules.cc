@@ -17,6 +17,18 @@ std::optional<FinishReason> StopReason(const StopParams& stop, int32_t token, in
   return std::nullopt;
 }
 
+SentRun ScanRun(const StopParams& stop, std::span<const engine::SampledToken> run,
+                int output_tokens, int known_tokens, int max_known) {
+  SentRun sent;
+  for (const engine::SampledToken& token : run) {
+    ++sent.tokens;
+    sent.reason = StopReason(stop, token.id, output_tokens + sent.tokens,
+                             known_tokens + sent.tokens, max_known);
+    if (sent.reason.has_value()) break;
+  }
+  return sent;
+}
+
 bool StopsMasked(const StopParams& stop, int output_tokens) {
   return output_tokens < stop.min_tokens;
 }

@@ -85,7 +85,9 @@ struct PlanInputBuilder {
   }
   // Prompt rows cost 10 ms and decode steps 50 ms, so 20 rows fit into 250 ms.
   PlanInputBuilder& Measured() {
-    input.cost = {.prompt_row_us = 10'000, .decode_step_us = {0, 50'000}};
+    input.cost = {};
+    Observe(input.cost, /*prompt_rows=*/0, /*decode_rows=*/1, 50'000);
+    input.cost.prompt_row_us = 10'000;
     return *this;
   }
 };

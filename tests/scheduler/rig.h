@@ -59,6 +59,7 @@ struct Rig {
   // The id; 0 when refused (last_submit says why).
   RequestId Submit(const Request& request, Reservation reservation = {}) {
     recorders.push_back(std::make_unique<Recorder>(request));
+    recorders.back()->steps = &device->steps;
     const absl::StatusOr<RequestId> id =
         scheduler->Submit(request, recorders.back()->Sink(), std::move(reservation));
     last_submit = id.status();

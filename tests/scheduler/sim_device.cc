@@ -22,14 +22,25 @@ uint64_t Extend(uint64_t history, int32_t id) {
   return Mix(history * 31 + static_cast<uint32_t>(id) + 1);
 }
 
-int32_t TokenAfter(uint64_t history, int choice, std::span<const int32_t> masked, int vocab_size) {
-  auto id = static_cast<int32_t>(Mix(history + 77 * choice) % vocab_size);
+int32_t TokenAfter(const DrawState& state, std::span<const int32_t> masked, int vocab_size) {
+  const uint64_t salt = 77 * state.choice + 1009 * state.seed + 100'003 * state.repeats;
+  auto id = static_cast<int32_t>(Mix(state.history + salt) % vocab_size);
   while (std::find(masked.begin(), masked.end(), id) != masked.end()) id = (id + 1) % vocab_size;
   return id;
 }
 
 float LogprobAfter(uint64_t history, int32_t id) {
   return -static_cast<float>(Mix(history ^ static_cast<uint32_t>(id)) % 1000) / 64;
+}
+
+std::vector<int32_t> RightGuesses(const GuessQuery& query) {
+  std::vector<int32_t> ids;
+  DrawState state = query.state;
+  while (static_cast<int>(ids.size()) < query.max_tokens) {
+    ids.push_back(TokenAfter(state, query.masked, query.vocab_size));
+    state.history = Extend(state.history, ids.back());
+  }
+  return ids;
 }
 
 SimDevice::SimDevice(const SchedulerConfig& config, const ModelLimits& limits)
@@ -55,39 +66,160 @@ absl::Status SimDevice::Run(const engine::StepBatch& batch, engine::StepResult& 
   CheckTables(batch);
   if (!errors.empty()) return absl::InternalError(errors.front());  // pointers may be wild
 
-  std::vector<uint64_t> history;  // [rows]
   int prompt_rows = 0;
+  size_t sample = 0;
+  step_drafts.emplace_back();
+  step_asked.emplace_back();
+  std::vector<Drawn> drawn;
   for (const engine::Segment& segment : batch.segments) {
-    const std::vector<uint64_t> part = RunSegment(batch, segment);
-    history.insert(history.end(), part.begin(), part.end());
-    if (segment.num_rows > 1 || batch.positions[segment.row_begin] == 0) {
+    const std::vector<uint64_t> history = RunSegment(batch, segment);
+    CheckGuesses(batch, segment, history);
+    step_drafts.back().push_back(segment.num_drafts);
+    const int row_end = segment.row_begin + segment.num_rows;
+    const int first_position = batch.positions[segment.row_begin];
+    if (segment.num_rows - segment.num_drafts > 1 || first_position == 0) {
       prompt_rows += segment.num_rows;
     }
-  }
-  for (const engine::SampleRequest& request : batch.samples) {
-    engine::SampledToken token;
-    const uint64_t seen = history[request.row];
-    if (request.position != batch.positions[request.row] + 1) Error("sample at a wrong position");
-    if (request.params == nullptr) {
-      token.id = request.score_id;
-      token.logprob = LogprobAfter(seen, token.id);
-    } else {
-      token.id = TokenAfter(seen, request.choice, request.masked, limits.vocab_size);
-      if (request.counts != nullptr) {
-        int64_t counted = 0;
-        for (const auto& [id, count] : request.counts->prompt) counted += count;
-        for (const auto& [id, count] : request.counts->output) counted += count;
-        if (counted != request.position) Error("token counts do not add up");
+    Drawn last;
+    bool held = true;
+    for (; sample < batch.samples.size() && batch.samples[sample].row < row_end; ++sample) {
+      const engine::SampleRequest& request = batch.samples[sample];
+      if (!held) {  // nobody may look at these
+        result.tokens.push_back(
+            {.id = steps % 2 == 0 ? -1 : limits.vocab_size + 7, .finite = steps % 3 != 0});
+        continue;
       }
+      const uint64_t seen = history[request.row - segment.row_begin];
+      result.tokens.push_back(Draw(batch, request, seen));
+      if (request.params == nullptr) continue;
+      const engine::SampledToken& token = result.tokens.back();
+      last = {.request = &request, .history = seen, .token = token};
+      held = token.finite && request.row + 1 < row_end && batch.ids[request.row + 1] == token.id;
     }
-    if (broken && broken(request.position)) token.finite = false;
-    result.tokens.push_back(token);
+    if (last.request != nullptr) {
+      Reject(segment, batch.positions[last.request->row] + 1,
+             first_position + segment.num_rows - 1);
+    }
+    drawn.push_back(last);
+  }
+  int draft_steps = 0;
+  for (const engine::DraftRequest& request : batch.drafts) {
+    step_asked.back().push_back(request.max_tokens);
+    result.drafts.emplace_back();
+    Guess(batch, request, drawn[request.segment], result.drafts.back());
+    draft_steps = std::max(draft_steps, static_cast<int>(result.drafts.back().ids.size()));
   }
   rows += static_cast<int64_t>(batch.ids.size());
   step_prompt_rows.push_back(prompt_rows);
+  result.draft_steps = draft_steps;
+  result.draft_us = draft_step_us * draft_steps;
   now_us += base_us + prompt_row_us * prompt_rows +
-            decode_row_us * (static_cast<int64_t>(batch.ids.size()) - prompt_rows);
+            decode_row_us * (static_cast<int64_t>(batch.ids.size()) - prompt_rows) +
+            result.draft_us;
   return next_status;
+}
+
+engine::SampledToken SimDevice::Draw(const engine::StepBatch& batch,
+                                     const engine::SampleRequest& request, uint64_t seen) {
+  engine::SampledToken token;
+  if (request.position != batch.positions[request.row] + 1) Error("sample at a wrong position");
+  if (request.params == nullptr) {
+    token.id = request.score_id;
+    token.logprob = LogprobAfter(seen, token.id);
+  } else {
+    DrawState state = {.history = seen, .choice = request.choice, .seed = request.params->seed};
+    if (request.counts != nullptr) {
+      const int32_t newest = batch.ids[request.row];
+      auto counted = static_cast<int64_t>(request.drafted.size());
+      state.repeats =
+          static_cast<int>(std::count(request.drafted.begin(), request.drafted.end(), newest));
+      for (const auto* counts : {&request.counts->prompt, &request.counts->output}) {
+        for (const auto& [id, count] : *counts) {
+          counted += count;
+          if (id == newest) state.repeats += count;
+        }
+      }
+      if (counted != request.position) Error("token counts do not add up");
+    }
+    token.id = TokenAfter(state, request.masked, limits.vocab_size);
+    if (request.logprobs.enabled) token.logprob = LogprobAfter(seen, token.id);
+  }
+  if (broken && broken(request.position)) token.finite = false;
+  return token;
+}
+
+// The rows that a guess was fed to are those that were guessed behind the same ids.
+void SimDevice::CheckGuesses(const engine::StepBatch& batch, const engine::Segment& segment,
+                             const std::vector<uint64_t>& history) {
+  if (segment.num_drafts == 0) return;
+  if (segment.num_drafts < 0 || segment.num_drafts > config.max_draft_tokens ||
+      segment.num_rows != segment.num_drafts + 1) {
+    return Error(absl::StrCat(segment.num_drafts, " guesses in ", segment.num_rows, " rows"));
+  }
+  const auto first = std::find_if(
+      batch.samples.begin(), batch.samples.end(),
+      [&](const engine::SampleRequest& request) { return request.row >= segment.row_begin; });
+  const std::span<const int32_t> fed(&batch.ids[segment.row_begin + 1], segment.num_drafts);
+  for (int row = 0; row < segment.num_rows; ++row) {
+    if (batch.samples.end() - first <= row) return Error("a verified row draws nothing");
+    const engine::SampleRequest& request = first[row];
+    if (request.row != segment.row_begin + row || request.params == nullptr) {
+      return Error("a verified row draws nothing");
+    }
+    if (!std::equal(request.drafted.begin(), request.drafted.end(), fed.begin(),
+                    fed.begin() + row)) {
+      Error("a row draws behind other guesses than were fed");
+    }
+  }
+  bool guessed_so = false;
+  for (const std::vector<int32_t>& ids : guesses_[{history[0], first->choice}]) {
+    guessed_so |= fed.size() <= ids.size() && std::equal(fed.begin(), fed.end(), ids.begin());
+  }
+  if (!guessed_so) Error("what is verified was not guessed here");
+}
+
+// Guesses at these positions did not hold.
+void SimDevice::Reject(const engine::Segment& segment, int first, int last) {
+  for (int position = first; position <= last; ++position) {
+    for (int g = 0; g < engine::kNumKvGroups; ++g) {
+      if (limits.num_blocks[g] == 0) continue;
+      Cell* cell = At(segment, g, position);
+      if (cell != nullptr) cell->rejected = true;
+    }
+  }
+}
+
+void SimDevice::Guess(const engine::StepBatch& batch, const engine::DraftRequest& request,
+                      const Drawn& drawn, engine::Draft& draft) {
+  if (drawn.request == nullptr) return Error("a draft behind a segment that draws nothing");
+  if (request.max_tokens < 1 || request.max_tokens > config.max_draft_tokens) {
+    Error(absl::StrCat("a draft of ", request.max_tokens));
+  }
+  if (!drawn.token.finite) return;
+  const engine::Segment& segment = batch.segments[request.segment];
+  // The drafter reads the rows below the newest token, as they are now.
+  const int position = batch.positions[drawn.request->row] + 1;
+  if (limits.num_blocks[engine::kFull] > 0) {
+    CheckVisible(segment, engine::kFull, 0, position - 1);
+  }
+  if (limits.num_blocks[engine::kSliding] > 0) {
+    CheckVisible(segment, engine::kSliding, std::max(0, position - limits.window), position - 1);
+  }
+  const int known = batch.positions[segment.row_begin] + segment.num_rows - segment.num_drafts;
+  if (static_cast<int>(request.prompt.size() + request.output.size()) != known) {
+    Error("a draft request does not hold the sequence");
+  }
+  if (!guess) return;
+  const GuessQuery query = {.state = {.history = Extend(drawn.history, drawn.token.id),
+                                      .choice = drawn.request->choice,
+                                      .seed = drawn.request->params->seed},
+                            .masked = drawn.request->masked,
+                            .position = position,
+                            .max_tokens = request.max_tokens,
+                            .vocab_size = limits.vocab_size};
+  draft = guess(query);
+  guessed += static_cast<int64_t>(draft.ids.size());
+  guesses_[{query.state.history, query.state.choice}].push_back(draft.ids);
 }
 
 void SimDevice::CheckShape(const engine::StepBatch& batch) {
@@ -148,8 +280,9 @@ void SimDevice::CheckVisible(const engine::Segment& segment, int group, int firs
         cell->position == position &&
         (before != nullptr ? cell->history == Extend(before->history, cell->id)
                            : position > 0 || cell->history == Extend(kEmptyHistory, cell->id));
-    if (!ours) {
-      Error(absl::StrCat("group ", group, ", position ", position, " holds a foreign row"));
+    if (!ours || cell->rejected) {
+      Error(absl::StrCat("group ", group, ", position ", position, " holds a ",
+                         ours ? "rejected" : "foreign", " row"));
       return;
     }
     before = cell;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 #include <random>
@@ -41,6 +42,8 @@ struct World {
   int broken_position = -1;  // logits there are not finite
   int64_t engine_fails_at_step = -1;
   int drain_at_turn = -1;  // new reservations are refused from then on
+  double right = 0;        // of the guesses at the first place; less at later ones
+  double right_later = 0;  // at each further place, times this
 };
 
 World RandomWorld(Random& random) {
@@ -73,7 +76,28 @@ World RandomWorld(Random& random) {
   if (random.OneIn(6)) world.broken_position = random.In(1, world.limits.max_context);
   if (random.OneIn(10)) world.engine_fails_at_step = random.In(1, 300);
   if (random.OneIn(4)) world.drain_at_turn = random.In(100, 400);
+  world.config.max_draft_tokens = random.OneIn(5) ? 0 : random.In(1, random.OneIn(4) ? 16 : 4);
+  world.config.step_log_size = random.In(1, 3);
+  if (random.OneIn(6)) world.config.max_draft_tokens = kMaxDraftTokens;
+  const double rates[] = {0.0, 0.5, 0.8, 0.95, 1.0, 1.0};
+  world.right = rates[random.In(0, 5)];
+  world.right_later = rates[random.In(1, 5)];
   return world;
+}
+
+// Sometimes right, wrong, random, of all lengths, none, or not finite.
+engine::Draft RandomDraft(Random& random, const World& world, const GuessQuery& query) {
+  engine::Draft draft;
+  if (random.OneIn(30)) return draft;
+  draft.ids = RightGuesses(query);
+  double right = world.right;
+  for (int32_t& id : draft.ids) {
+    if (random.In(0, 999) >= 1000 * right) id = random.In(0, query.vocab_size - 1);
+    right *= world.right_later;
+  }
+  if (random.OneIn(10)) draft.ids.resize(random.In(0, static_cast<int>(draft.ids.size())));
+  draft.finite = !random.OneIn(40);
+  return draft;
 }
 
 Request RandomRequest(Random& random, const World& world, int64_t now_us) {
@@ -92,7 +116,12 @@ Request RandomRequest(Random& random, const World& world, int64_t now_us) {
   if (random.OneIn(3)) request.stop.stop_ids = {random.In(0, 4), 7};
   request.stop.time_limit_us = random.OneIn(12) ? random.In(1, 100'000) : 0;
   request.prompt_logprobs.enabled = request.stop.max_tokens == 0 || random.OneIn(5);
+  request.logprobs.enabled = random.OneIn(4);
   request.sampling.repetition_penalty = random.OneIn(4) ? 1.1f : 1.0f;
+  request.sampling.seed = random.In(0, 3);
+  const Speculation::Mode modes[] = {Speculation::Mode::kOff, Speculation::Mode::kAuto,
+                                     Speculation::Mode::kFixed, Speculation::Mode::kFixed};
+  request.speculation = {.mode = modes[random.In(0, 3)], .max_draft_tokens = random.In(0, 18)};
   request.n = random.OneIn(5) ? random.In(2, 4) : 1;
   request.priority = random.OneIn(3) ? random.In(-100, 100) : 0;
   request.tenant = std::string(random.In(0, 3), 't');
@@ -112,6 +141,17 @@ struct Flight {
   bool paused = false;
   bool stop_sent = false;
 };
+
+// A row that is not finite ends a request where plain decoding would have come to it.
+std::string CheckNumericFailure(const Recorder& got, const World& world) {
+  if (world.broken_position < 0) return "not broken";
+  const Request& request = got.request;
+  const auto prompt_tokens = static_cast<int>(request.prompt.size());
+  const bool in_prompt = world.broken_position < prompt_tokens;
+  if (in_prompt) return request.prompt_logprobs.enabled && got.tokens == 0 ? "" : "not scored";
+  if (request.n > 1) return "";
+  return got.tokens == world.broken_position - prompt_tokens ? "" : "at a wrong token";
+}
 
 // Whether the request may have ended like that.
 std::string CheckEnd(const Flight& flight, const World& world) {
@@ -152,7 +192,7 @@ std::string CheckEnd(const Flight& flight, const World& world) {
                  ? ""
                  : "exhausted";
     case absl::StatusCode::kInternal:
-      if (reason == "NUMERIC_FAILURE") return world.broken_position >= 0 ? "" : "not broken";
+      if (reason == "NUMERIC_FAILURE") return CheckNumericFailure(got, world);
       return reason == "ENGINE_FAILURE" && world.engine_fails_at_step >= 0 ? "" : "did not fail";
     default:
       return "unexpected";
@@ -166,13 +206,18 @@ class Simulation {
         world_(RandomWorld(random_)),
         device_(world_.config, world_.limits),
         scheduler_(world_.config, world_.limits, device_.AsRunStep(),
-                   [this] { return device_.now_us; }, {.on_freed = [this](CancelCause, int64_t us) {
-                     EXPECT_GE(us, 0);
-                     ++freed_;
-                   }}) {
+                   [this] { return device_.now_us; },
+                   {.on_step = [this](const StepTiming& timing) { timing_ = timing; },
+                    .on_freed =
+                        [this](CancelCause, int64_t us) {
+                          EXPECT_GE(us, 0);
+                          ++freed_;
+                        }}) {
     device_.prompt_row_us = random_.In(10, 400);
     device_.decode_row_us = random_.In(10, 400);
+    device_.draft_step_us = random_.In(1, 300);
     device_.broken = [this](int64_t position) { return position == world_.broken_position; };
+    device_.guess = [this](const GuessQuery& query) { return RandomDraft(random_, world_, query); };
   }
 
   // Random traffic for some turns, then until everything has ended.
@@ -247,6 +292,7 @@ class Simulation {
       return;
     }
     flight->id = *id;
+    flight->recorder.steps = &device_.steps;
     flights_.push_back(std::move(flight));
   }
 
@@ -348,12 +394,53 @@ class Simulation {
         ADD_FAILURE() << "a deadline was missed";
       }
     }
+    if (ran && !scheduler_.stats().engine_down) CheckStep();
     EXPECT_EQ(answered_, asked_);
     EXPECT_TRUE(any_can_run || !ran) << "a paused request runs";
     if (!ran && AnyCanRun()) {
       // Only possible when everybody who was to run failed for being preempted too often.
       EXPECT_LT(world_.config.max_preemptions, 4) << "requests wait but nothing runs";
     }
+  }
+
+  // The last step: what was between it and the one before, and that it can be replayed.
+  void CheckStep() {
+    const std::vector<StepRecord> records = scheduler_.RecentSteps();
+    const StepRecord& record = records.back();
+    EXPECT_TRUE(PlanStep(record.input) == record.plan) << "step " << record.step;
+    const ModelLimits& limits = world_.limits;
+    std::array<int64_t, engine::kNumKvGroups> held = {};
+    for (const SeqState& state : record.input.seated) {
+      const int blocks = (state.kv_tokens + limits.block_tokens - 1) / limits.block_tokens;
+      const int below = std::max(0, state.kv_tokens - limits.window) / limits.block_tokens;
+      for (int g = 0; g < engine::kNumKvGroups; ++g) {
+        const bool exists = limits.num_blocks[g] > 0;
+        EXPECT_EQ(state.blocks[g].table, exists ? blocks : 0);
+        EXPECT_EQ(state.blocks[g].held, !exists ? 0 : blocks - (g == engine::kSliding ? below : 0));
+        held[g] += state.blocks[g].held;
+      }
+      EXPECT_TRUE(state.drafts == 0 || state.decoding());
+    }
+    for (int g = 0; g < engine::kNumKvGroups; ++g) {
+      EXPECT_EQ(record.input.free_blocks[g] + held[g], limits.num_blocks[g]);
+    }
+    // Nobody's row, seat or block went to a guess.
+    PlanInput plain = record.input;
+    plain.config.max_draft_tokens = 0;
+    for (SeqState& state : plain.seated) state.drafts = 0;
+    const StepPlan without = PlanStep(plain);
+    EXPECT_EQ(without.preempt, record.plan.preempt);
+    EXPECT_EQ(without.make_room, record.plan.make_room);
+    EXPECT_EQ(without.decode.size(), record.plan.decode.size());
+    for (size_t i = 0; i < without.decode.size(); ++i) {
+      EXPECT_EQ(without.decode[i].seq, record.plan.decode[i].seq);
+    }
+    int drafts = 0;
+    for (const SeqRows& rows : record.plan.decode) drafts += rows.drafts;
+    EXPECT_LE(timing_.draft_rows, drafts);  // fewer when a request of theirs failed right then
+    EXPECT_LE(timing_.accepted_rows, timing_.draft_rows);
+    EXPECT_EQ(timing_.rows, timing_.prompt_rows + timing_.decode_rows);
+    EXPECT_EQ(timing_.draft_us, timing_.draft_steps * device_.draft_step_us);
   }
 
   // As far as is known before a turn.
@@ -382,9 +469,18 @@ class Simulation {
     for (const auto& flight : flights_) cancelled += flight->cancelled;
     EXPECT_LE(freed_, cancelled);
     EXPECT_EQ(stats.steps_total, device_.steps - (stats.engine_down ? 1 : 0));
-    for (const StepRecord& record : scheduler_.RecentSteps()) {
-      EXPECT_TRUE(PlanStep(record.input) == record.plan) << "step " << record.step;
+    // Every guess was counted once, but for those of steps in which their requests failed.
+    EXPECT_LE(stats.drafts.drafted + stats.drafts.discarded, device_.guessed);
+    if (world_.broken_position < 0 && !stats.engine_down) {
+      EXPECT_EQ(stats.drafts.drafted + stats.drafts.discarded, device_.guessed);
     }
+    DraftCounts sum;
+    for (const auto& flight : flights_) Add(sum, flight->recorder.stats.drafts);
+    EXPECT_EQ(sum.rounds, stats.drafts.rounds);
+    EXPECT_EQ(sum.drafted, stats.drafts.drafted);
+    EXPECT_EQ(sum.accepted, stats.drafts.accepted);
+    EXPECT_EQ(sum.discarded, stats.drafts.discarded);
+    EXPECT_EQ(sum.failed, stats.drafts.failed);
   }
 
   Random random_;
@@ -394,6 +490,7 @@ class Simulation {
   std::vector<Reservation> reservations_;
   int asked_ = 0, answered_ = 0;  // Describe
   int freed_ = 0;
+  StepTiming timing_;
   Scheduler scheduler_;
 };
 
@@ -410,6 +507,7 @@ TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothin
     const SchedulerStats stats = simulation.stats();
     sum.preemptions_total += stats.preemptions_total;
     sum.recomputed_tokens_total += stats.recomputed_tokens_total;
+    Add(sum.drafts, stats.drafts);
     for (int i = 0; i < kNumFinishReasons; ++i) {
       sum.choices_finished_total[i] += stats.choices_finished_total[i];
     }
@@ -422,6 +520,11 @@ TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothin
   // And the traffic was of the kind that this test is about.
   EXPECT_GT(sum.preemptions_total, kStepsInTotal / 100);
   EXPECT_GT(sum.recomputed_tokens_total, 0);
+  EXPECT_GT(sum.drafts.accepted, kStepsInTotal / 20);
+  EXPECT_GT(sum.drafts.drafted - sum.drafts.accepted, kStepsInTotal / 20);
+  EXPECT_GT(sum.drafts.discarded, kStepsInTotal / 100);
+  EXPECT_GT(sum.drafts.failed, 0);
+  EXPECT_GT(sum.drafts.accepted_at[kMaxDraftTokens - 1], 0);
   EXPECT_GT(exhausted, 0);
   EXPECT_GT(internal, 0);
   for (int i = 0; i < kNumFinishReasons; ++i) {
