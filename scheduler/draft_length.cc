@@ -15,6 +15,7 @@ constexpr float kLeastWeight = 3.0f;  // of a place that was not tried for kLong
 constexpr int kLongAgo = 16;
 constexpr float kMostHopeful = 0.98f;  // what an untried place may be believed to hold
 constexpr int kYoungRounds = 8;        // in which a sequence teaches the prior
+constexpr float kLeastPrior = 0.01f;   // that the one behind it is compared with
 constexpr float kPriorTrialWeight = 0.02f;
 
 // Choice.
@@ -24,13 +25,11 @@ constexpr int kWorthBuckets = 256;
 constexpr std::array kDepthCaps = {1, 2, 3, 4, 6, 8, 12, kMaxDraftTokens};
 
 // Trials.
+constexpr int kFirstPause = 32;
 constexpr int kLongestPause = 512;
 constexpr int kTrialSteps = 16;       // trials of several sequences fall on multiples of this
 constexpr double kTrialShare = 0.01;  // of the time, spent on trials
 constexpr double kGoodGuess = 0.9;
-constexpr int kEarlyRound = 4;   // of a sequence that began without drafts
-constexpr int kEarlyPrice = 64;  // rounds without drafts, of all sequences, per early trial
-constexpr int kMostCredit = 16 * kEarlyPrice;
 // Costs are tried as well: decoding without drafts while they pay, and with drafts while they do
 // not. What is close to even is tried more often.
 constexpr double kCloseCall = 1.15;
@@ -38,18 +37,13 @@ constexpr int kCloseCallSteps = 64;
 constexpr int kCostTrialSteps = 512;
 constexpr double kHopelessSpeedup = 0.5;
 
-// Began without drafts, because the prior was bad.
-bool IsLateStarter(const DraftHistory& history) {
-  return history.rounds == 0 && history.idle_rounds > 0;
-}
-
 using Estimates = std::array<float, kMaxDraftTokens>;
 
 // What place i is believed to hold when it was never tried, after `before`, the estimate of the
 // place before it.
 float Untried(const DraftPrior& prior, int i, float before) {
   if (i == 0) return prior.held[0];
-  const float falls = std::min(1.0f, prior.held[i] / std::max(prior.held[i - 1], 0.01f));
+  const float falls = std::min(1.0f, prior.held[i] / std::max(prior.held[i - 1], kLeastPrior));
   return std::min(kMostHopeful, before * falls);
 }
 
@@ -75,6 +69,11 @@ void TeachPrior(DraftPrior& prior, int i, bool held) {
   const float weight =
       std::max(kPriorTrialWeight, 1.0f / (kPriorWeight + static_cast<float>(prior.trials[i])));
   prior.held[i] += weight * ((held ? 1.0f : 0.0f) - prior.held[i]);
+  // Places that nobody reached yet fall off as they did before anything was seen.
+  const DraftPrior unseen;
+  for (int j = i + 1; j < kMaxDraftTokens && prior.trials[j] == 0; ++j) {
+    prior.held[j] = prior.held[j - 1] * unseen.held[j] / unseen.held[j - 1];
+  }
 }
 
 // The rows and chain steps of a set of drafts, and what they are worth.
@@ -294,28 +293,30 @@ class Chooser {
 
   void TryAcceptance() {
     if (bad_.empty()) return;
-    const bool together = step_ % kTrialSteps == 0 || load_.slots[0] > 0;
-    // What it costs if all of them are tried, as a share of the step: sets the shortest pause.
+    // So seldom that trying all of them costs no more than its share.
     Load all = load_;
     for (size_t i = 0; i < bad_.size(); ++i) costs_.Add(all, 0, 0.0);
     const double cost = costs_.Us(all) / costs_.Us(load_) - 1;
-    const int shortest_pause = static_cast<int>(cost / kTrialShare);
-    int credit = prior_.credit;
-    for (const DraftWish& wish : wishes_) {
-      if (wish.pending > 0 && IsLateStarter(wish.history)) credit -= kEarlyPrice;
-    }
+    int64_t period = kTrialSteps;
+    while (static_cast<double>(period) * kTrialShare < cost) period *= 2;
+    const bool now = step_ % period == 0;
+    // Those whose last trial held are tried again at once, if they would pay.
+    Load again = load_;
     for (const int w : bad_) {
-      const DraftHistory& history = wishes_[w].history;
+      if (HeldLastTime(w)) costs_.Add(again, 0, kGoodGuess);
+    }
+    const bool again_now = costs_.TokensPerUs(again) >= costs_.TokensPerUs(load_);
+    for (const int w : bad_) {
       if (wishes_[w].pending > 0) continue;
-      const int pause = history.pause_rounds;
-      bool due = pause == 0 || (together && history.idle_rounds >= std::max(pause, shortest_pause));
-      if (!due && together && IsLateStarter(history) && history.idle_rounds >= kEarlyRound &&
-          credit >= kEarlyPrice) {
-        credit -= kEarlyPrice;
-        due = true;
-      }
+      const DraftHistory& history = wishes_[w].history;
+      const bool due =
+          HeldLastTime(w) ? now || again_now : now && history.idle_rounds >= history.pause_rounds;
       if (due) Give({.wish = w, .depth = 0, .worth = estimates_[w][0]}, DraftReason::kTrial);
     }
+  }
+
+  bool HeldLastTime(int w) const {
+    return wishes_[w].history.pause_rounds == 0 && wishes_[w].pending == 0;
   }
 
   const std::span<const DraftWish> wishes_;
@@ -334,10 +335,8 @@ class Chooser {
 void Observe(DraftHistory& history, DraftPrior& prior, int drafted, int accepted) {
   if (drafted <= 0) {
     ++history.idle_rounds;
-    prior.credit = std::min(prior.credit + 1, kMostCredit);
     return;
   }
-  if (IsLateStarter(history)) prior.credit = std::max(prior.credit - kEarlyPrice, 0);
 
   float before = 1.0f;
   for (int i = 0; i < kMaxDraftTokens; ++i) {
@@ -359,7 +358,7 @@ void Observe(DraftHistory& history, DraftPrior& prior, int drafted, int accepted
   if (accepted > 0) {
     history.pause_rounds = 0;
   } else if (history.pause_rounds > 0 && history.idle_rounds >= history.pause_rounds) {
-    history.pause_rounds = std::min(2 * history.pause_rounds, kLongestPause);
+    history.pause_rounds = std::clamp(2 * history.pause_rounds, kFirstPause, kLongestPause);
   } else {
     history.pause_rounds = kFirstPause;
   }

@@ -32,8 +32,6 @@
 
 namespace tandem::scheduler {
 
-constexpr int kFirstPause = 32;  // rounds without drafts before the first trial
-
 // What the guesses for one sequence were worth. A new one knows nothing and stands at the prior.
 struct DraftHistory {
   struct Place {
@@ -44,8 +42,7 @@ struct DraftHistory {
   std::array<Place, kMaxDraftTokens> places = {};  // by position in the draft
   int rounds = 0;                                  // that verified a draft
   int idle_rounds = 0;                             // without a draft since the last such round
-  int pause_rounds = kFirstPause;  // how many of them before the next trial; 0: it held the last
-                                   // time, so at once
+  int pause_rounds = 4;  // how many of them before the next trial; 0: the last guess held
   bool operator==(const DraftHistory&) const = default;
 };
 
@@ -54,7 +51,6 @@ struct DraftPrior {
   std::array<float, kMaxDraftTokens> held = {0.7f, 0.6f, 0.5f, 0.4f, 0.3f, 0.3f, 0.3f, 0.3f,
                                              0.3f, 0.3f, 0.3f, 0.3f, 0.3f, 0.3f, 0.3f, 0.3f};
   std::array<int, kMaxDraftTokens> trials = {};
-  int credit = 0;  // rounds without a draft that no early trial was paid with yet, up to a bound
   bool operator==(const DraftPrior&) const = default;
 };
 
