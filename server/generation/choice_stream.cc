@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "scheduler/draft_report.h"
+
 namespace tandem::server {
 
 using scheduler::FinishReason;
@@ -42,6 +44,17 @@ void ChoiceStream::Push(engine::SampledToken token, Time now) {
     pending_.text += stops_.Push(detokenizer_.Push(id), may_stop);
   }
   if (stops_.matched().has_value()) ended_ = FinishReason::kStopString;
+}
+
+void ChoiceStream::CountStep(int tokens_before, int drafted, int accepted) {
+  const int taken = num_tokens_ - tokens_before;
+  const int verified = std::min(drafted, taken);
+  const int held = std::min(accepted, taken);
+  ++pending_.steps;
+  pending_.drafted += verified;
+  pending_.accepted += held;
+  scheduler::Count(drafts_, verified, held);
+  drafts_.discarded += drafted - verified;
 }
 
 void ChoiceStream::Finish(FinishReason reason) {

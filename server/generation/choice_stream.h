@@ -39,6 +39,9 @@ struct StreamRules {
 
 struct Delta {
   int position = 0;  // tokens in the deltas before
+  int steps = 0;     // decode steps that made its tokens
+  int drafted = 0;   // guesses that these verified
+  int accepted = 0;  // of them, held
   std::vector<engine::SampledToken> tokens;
   std::string text;       // of a chat: what is said
   std::string reasoning;  // of a chat, as are tool_calls
@@ -57,6 +60,11 @@ class ChoiceStream {
   // Takes the next token. Ignored once the choice has ended: the scheduler runs ahead of the text.
   void Push(engine::SampledToken token, Time now);
 
+  // Says that a decode step made the tokens that were just pushed, since there were
+  // `tokens_before`: what it verified and what held of that. Guesses behind the end of the choice
+  // do not count.
+  void CountStep(int tokens_before, int drafted, int accepted);
+
   // Ends the choice. What was withheld may be shown now. A stop string that this completes goes
   // before every reason but a stop by id. kStopEos becomes kToolCalls when the model waits for the
   // results of tools that it called.
@@ -66,6 +74,9 @@ class ChoiceStream {
   std::optional<scheduler::FinishReason> ended() const { return ended_; }
   const std::string& stop_text() const { return stops_.stop(*stops_.matched()); }
   int num_tokens() const { return num_tokens_; }
+  const scheduler::DraftCounts& drafts() const { return drafts_; }
+  // What the scheduler counted for a choice that it ended.
+  void SetDrafts(const scheduler::DraftCounts& drafts) { drafts_ = drafts; }
 
   // When the next delta goes out: at once for the first one and after the end, else when it has
   // interval_tokens and its first token has waited for the interval. Nothing: not with the tokens
@@ -93,6 +104,7 @@ class ChoiceStream {
   StopMatcher stops_;
   std::optional<scheduler::FinishReason> ended_;
   int num_tokens_ = 0;  // sent and pending
+  scheduler::DraftCounts drafts_;
   bool sent_any_ = false;
   Delta pending_;
   Time first_pending_ = {};  // when the oldest pending token came

@@ -96,6 +96,9 @@ void SendDelta(Session& session, int choice) {
   event.choice = choice;
   event.position = delta.position;
   event.tokens = std::move(delta.tokens);
+  event.steps = delta.steps;
+  event.drafted = delta.drafted;
+  event.accepted = delta.accepted;
   event.text = std::move(delta.text);
   event.reasoning = std::move(delta.reasoning);
   event.tool_calls = std::move(delta.tool_calls);
@@ -111,6 +114,7 @@ void SendChoiceEnd(Session& session, int choice, int32_t stop_id) {
   event.choice = choice;
   event.reason = *stream.ended();
   event.completion_tokens = stream.num_tokens();
+  event.drafts = stream.drafts();
   if (event.reason == FinishReason::kStopString) {
     event.stop_text = stream.stop_text();
   } else {
@@ -245,6 +249,7 @@ void Generator::Impl::OnTokenEvent(const SessionPtr& session, TokenEvent event) 
       ChoiceStream& stream = session->choices[event.choice];
       if (stream.ended().has_value()) return;  // by a stop string, and told
       stream.Finish(event.reason);
+      stream.SetDrafts(event.drafts);
       SendChoiceEnd(*session, event.choice, event.stop_id);
       return;
     }
@@ -258,7 +263,10 @@ void Generator::Impl::OnTokens(const SessionPtr& session, TokenEvent event) {
   ChoiceStream& stream = session->choices[event.choice];
   if (stream.ended().has_value()) return;  // the scheduler ran ahead
   const TextPool::Clock::time_point now = TextPool::Clock::now();
+  const int tokens_before = stream.num_tokens();
   for (engine::SampledToken& token : event.tokens) stream.Push(std::move(token), now);
+  // The first token comes from the prompt's last row, not from a decode step.
+  if (tokens_before > 0) stream.CountStep(tokens_before, event.drafted, event.accepted);
   if (stream.ended().has_value()) {
     scheduler.StopChoice(session->request_id, event.choice);
     SendChoiceEnd(*session, event.choice, /*stop_id=*/-1);
@@ -296,6 +304,7 @@ void Generator::Impl::OnFinished(Session& session, TokenEvent event) {
   // A stop string may have ended everything while the scheduler still ran into something else.
   if (told_all) event.status = absl::OkStatus();
   event.stats.completion_tokens = 0;
+  event.stats.drafts = {};
   for (size_t i = 0; i < session.choices.size(); ++i) {
     ChoiceStream& stream = session.choices[i];
     if (!stream.ended().has_value()) {  // what was made before the failure is still the client's
@@ -303,6 +312,7 @@ void Generator::Impl::OnFinished(Session& session, TokenEvent event) {
       if (stream.DeltaDue().has_value()) SendDelta(session, static_cast<int>(i));
     }
     event.stats.completion_tokens += stream.num_tokens();
+    scheduler::Add(event.stats.drafts, stream.drafts());
   }
   Finish(session, std::move(event.status), event.stats);
 }

@@ -78,12 +78,17 @@ struct OutputEvent {
   std::string reasoning;                  // of a chat: the thought channel
   std::vector<ToolCallDelta> tool_calls;  // of a chat
   std::vector<engine::SampledToken> tokens;
+  int steps = 0;     // with kDelta: decode steps that made `tokens`
+  int drafted = 0;   // with kDelta: guesses that these verified
+  int accepted = 0;  // with kDelta: of them, held
   scheduler::FinishReason reason = scheduler::FinishReason::kAborted;
   std::string stop_text;          // with kStopString: the stop string that matched
   int32_t stop_id = -1;           // with kStopToken, kStopEos, kToolCalls
   int completion_tokens = 0;      // with kChoiceFinished
+  scheduler::DraftCounts drafts;  // with kChoiceFinished: of the choice
   absl::Status status;            // with kFinished
-  scheduler::RequestStats stats;  // with kFinished; completion_tokens counts what was delivered
+  scheduler::RequestStats stats;  // with kFinished; completion_tokens and drafts count what was
+                                  // delivered: a stop string ends a choice before the scheduler
 };
 
 // Where a request is.

@@ -54,14 +54,42 @@ absl::Status ScriptedDevice::Run(const engine::StepBatch& batch, engine::StepRes
     std::lock_guard lock(mutex_);
     const auto fail = fail_from_.find(seed);
     if (fail != fail_from_.end() && i >= fail->second) return absl::InternalError("device lost");
-    const Script& script = scripts_.at(seed);
-    const std::vector<int32_t>& ids = script[request.choice % script.size()];
-    token.id = ids[std::min<size_t>(i, ids.size() - 1)];
+    token.id = TokenAt(seed, request.choice, i);
     token.finite = token.id != kNotFinite;
     token.logprob = -static_cast<float>(i);
     result.tokens.push_back(token);
   }
+  for (const engine::DraftRequest& wish : batch.drafts) Guess(batch, wish, result);
   return absl::OkStatus();
+}
+
+int32_t ScriptedDevice::TokenAt(uint64_t seed, int choice, int i) {
+  const Script& script = scripts_.at(seed);
+  const std::vector<int32_t>& ids = script[choice % script.size()];
+  return ids[std::min<size_t>(i, ids.size() - 1)];
+}
+
+// Goes on from the first token of the segment that differs from the guess behind it.
+void ScriptedDevice::Guess(const engine::StepBatch& batch, const engine::DraftRequest& wish,
+                           engine::StepResult& result) {
+  const engine::Segment& segment = batch.segments[wish.segment];
+  const int end = segment.row_begin + segment.num_rows;
+  const engine::SampleRequest* newest = nullptr;
+  for (size_t s = 0; s < batch.samples.size(); ++s) {
+    const engine::SampleRequest& sample = batch.samples[s];
+    if (sample.row < segment.row_begin || sample.row >= end || sample.params == nullptr) continue;
+    newest = &sample;
+    if (sample.row + 1 < end && result.tokens[s].id != batch.ids[sample.row + 1]) break;
+  }
+  engine::Draft& draft = result.drafts.emplace_back();
+  std::lock_guard lock(mutex_);
+  const uint64_t seed = newest->params->seed;
+  const auto drawn =
+      static_cast<int>(newest->position - first_position_.at({seed, newest->choice}));
+  for (int i = drawn + 1; i <= drawn + wish.max_tokens; ++i) {
+    const int32_t id = TokenAt(seed, newest->choice, i);
+    draft.ids.push_back(right_ == nullptr || right_(i) ? id : id + 1);
+  }
 }
 
 std::vector<int32_t> Collector::Choice::ids() const {
@@ -107,6 +135,9 @@ void Collector::On(OutputEvent event) {
       Check(!event.tokens.empty() || !event.text.empty(), "an empty delta");
       choice.delta_tokens.push_back(static_cast<int>(event.tokens.size()));
       choice.delta_texts.push_back(event.text);
+      choice.steps += event.steps;
+      choice.drafted += event.drafted;
+      choice.accepted += event.accepted;
       choice.text += event.text;
       for (engine::SampledToken& token : event.tokens) choice.tokens.push_back(std::move(token));
       num_tokens_ += choice.delta_tokens.back();
@@ -115,6 +146,9 @@ void Collector::On(OutputEvent event) {
       Check(!choice.finished, "a choice finished twice");
       Check(event.completion_tokens == static_cast<int>(choice.tokens.size()),
             "completion_tokens is not what was delivered");
+      Check(event.drafts.rounds == choice.steps && event.drafts.drafted == choice.drafted &&
+                event.drafts.accepted == choice.accepted,
+            "the choice's drafts are not those of its deltas");
       choice.finished = true;
       choice.end = std::move(event);
       break;

@@ -46,14 +46,23 @@ class ScriptedDevice {
   using Hook = std::function<void(uint64_t seed, int choice, int i)>;
   void SetHook(Hook hook);              // before the first request
   void FailFrom(uint64_t seed, int i);  // the device is lost where token i would be drawn
+  // Whether a guess of token i is right. Every one is unless told otherwise. Before the first
+  // request.
+  void SetGuess(std::function<bool(int i)> right) { right_ = std::move(right); }
 
   absl::Status Run(const engine::StepBatch& batch, engine::StepResult& result);
 
  private:
+  // Token i of a choice. With the lock.
+  int32_t TokenAt(uint64_t seed, int choice, int i);
+  void Guess(const engine::StepBatch& batch, const engine::DraftRequest& wish,
+             engine::StepResult& result);
+
   std::mutex mutex_;  // guards the scripts and where they fail
   std::map<uint64_t, Script> scripts_;
   std::map<uint64_t, int> fail_from_;
   Hook hook_;
+  std::function<bool(int i)> right_;
   std::map<std::pair<uint64_t, int>, int64_t> first_position_;  // scheduler's thread
 };
 
@@ -75,6 +84,9 @@ class Collector {
     std::vector<engine::SampledToken> tokens;
     std::vector<int> delta_tokens;         // per delta
     std::vector<std::string> delta_texts;  // per delta
+    int steps = 0;                         // of all deltas, as the next two
+    int drafted = 0;
+    int accepted = 0;
     bool finished = false;
     OutputEvent end;
     std::vector<int32_t> ids() const;

@@ -389,5 +389,89 @@ TEST_F(GeneratorTest, WhatASinkHoldsIsReleasedBeforeTheGeneratorGoes) {
   EXPECT_EQ(held.use_count(), 1);
 }
 
+// ---- drafts ----
+
+RigConfig DraftingRig() {
+  RigConfig config;
+  config.scheduler.max_draft_tokens = 4;
+  return config;
+}
+
+GenerationSpec Drafting(GenerationSpec spec, int max_draft_tokens) {
+  spec.request.speculation = {.mode = scheduler::Speculation::Mode::kFixed,
+                              .max_draft_tokens = max_draft_tokens};
+  return spec;
+}
+
+TEST_F(GeneratorTest, WhatAStepVerifiedComesWithItsTokens) {
+  // Given guesses that always hold, two at a time.
+  GenerationRig rig(tokenizer_, DraftingRig());
+  Collector got;
+  rig.Run(Drafting(rig.Spec({kHello, kWorld, kO, kL, kH, kO, kL, kEos}), 2), got);
+  // Then the first token, of the prompt, is followed by steps of three tokens; the last one ends
+  // with a guess that held, and its third token is never drawn.
+  EXPECT_THAT(got.choice(0).ids(), ElementsAre(kHello, kWorld, kO, kL, kH, kO, kL, kEos));
+  EXPECT_EQ(got.choice(0).delta_tokens, (std::vector<int>{1, 3, 3, 1}));
+  EXPECT_EQ(got.choice(0).steps, 3);
+  EXPECT_EQ(got.choice(0).drafted, 5);
+  EXPECT_EQ(got.choice(0).accepted, 5);
+  const scheduler::DraftCounts& drafts = got.choice(0).end.drafts;
+  EXPECT_EQ(drafts.rounds_with_draft, 3);
+  EXPECT_EQ(drafts.drafted_at[0], 3);
+  EXPECT_EQ(drafts.drafted_at[1], 2);
+  EXPECT_EQ(got.finish.stats.drafts.drafted, 5);
+}
+
+TEST_F(GeneratorTest, WrongGuessesChangeTheCountsAndNotTheText) {
+  GenerationRig rig(tokenizer_, DraftingRig());
+  rig.device().SetGuess([](int i) { return i % 3 != 0; });
+  Collector got;
+  rig.Run(Drafting(rig.Spec({kHello, kWorld, kO, kL, kH, kEos}), 2), got);
+  EXPECT_THAT(got.choice(0).ids(), ElementsAre(kHello, kWorld, kO, kL, kH, kEos));
+  // Tokens 1 and 2 hold and 3 follows; then 4 and 5 do, and 5 ends it.
+  EXPECT_EQ(got.choice(0).drafted, 4);
+  EXPECT_EQ(got.choice(0).accepted, 4);
+  // With token 2 guessed wrong instead: 1 holds, 2 follows; 3 and 4 hold, 5 follows.
+  GenerationRig other(tokenizer_, DraftingRig());
+  other.device().SetGuess([](int i) { return i != 2; });
+  Collector got_other;
+  other.Run(Drafting(other.Spec({kHello, kWorld, kO, kL, kH, kEos}), 2), got_other);
+  EXPECT_EQ(got_other.choice(0).ids(), got.choice(0).ids());
+  EXPECT_EQ(got_other.choice(0).drafted, 4);
+  EXPECT_EQ(got_other.choice(0).accepted, 3);
+  EXPECT_EQ(got_other.choice(0).end.drafts.accepted_at[0], 2);
+  EXPECT_EQ(got_other.choice(0).end.drafts.accepted_at[1], 1);
+}
+
+TEST_F(GeneratorTest, AStopStringInsideARunOfGuessesDropsWhatLiesBehindIt) {
+  // Given four right guesses in one step, and a stop string that the second of them completes.
+  GenerationRig rig(tokenizer_, DraftingRig());
+  GenerationSpec spec = Drafting(rig.Spec({kHello, kWorld, kO, kL, kH, kEos}), 4);
+  spec.stop = {"ldo"};
+  Collector got;
+  rig.Run(std::move(spec), got);
+  // Then the choice ends there, and so do its counts.
+  EXPECT_EQ(got.choice(0).text, "hello wor");
+  EXPECT_EQ(got.choice(0).end.reason, FinishReason::kStopString);
+  EXPECT_EQ(got.choice(0).end.completion_tokens, 3);
+  EXPECT_EQ(got.choice(0).drafted, 2);
+  EXPECT_EQ(got.choice(0).accepted, 2);
+  EXPECT_EQ(got.choice(0).end.drafts.discarded, 2);
+  EXPECT_EQ(got.finish.stats.drafts.drafted, 2);
+}
+
+TEST_F(GeneratorTest, TheCountsOfARequestAreThoseOfItsChoices) {
+  GenerationRig rig(tokenizer_, DraftingRig());
+  GenerationSpec spec = Drafting(
+      rig.SpecOfChoices({{kHello, kWorld, kO, kEos}, {kWorld, kO, kL, kH, kO, kL, kEos}}), 3);
+  spec.request.n = 2;
+  Collector got;
+  rig.Run(std::move(spec), got);
+  EXPECT_GT(got.choice(0).drafted, 0);
+  EXPECT_GT(got.choice(1).drafted, 0);
+  EXPECT_EQ(got.finish.stats.drafts.drafted, got.choice(0).drafted + got.choice(1).drafted);
+  EXPECT_EQ(got.finish.stats.drafts.rounds, got.choice(0).steps + got.choice(1).steps);
+}
+
 }  // namespace
 }  // namespace tandem::server
