@@ -1,0 +1,629 @@
+#include "engine/assistant.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+
+namespace tandem::engine {
+namespace {
+
+constexpr int kLogitRows = 64;    // rows of a dense head computed at once: 64 MiB as published
+constexpr int kChooseTasks = 16;  // rows that choose at the same time, each with its own scratch
+
+int ChunkRows(const AssistantConfig& config, const AssistantRunConfig& run_config) {
+  return config.clustered ? run_config.max_slots : std::min(run_config.max_slots, kLogitRows);
+}
+
+// Logits of one row.
+size_t RowLogits(const AssistantConfig& config) {
+  return config.clustered ? size_t(config.clusters_per_token) * config.cluster_rows()
+                          : size_t(config.vocab);
+}
+
+// Activations of one chain, f32, all [max_slots, ...] unless said otherwise.
+struct Buffers {
+  float* u = nullptr;     // [., 2 D] scaled embedding, then the handoff row or its successor
+  float* x = nullptr;     // [., d] residual stream
+  float* n = nullptr;     // [., d] normed input of a product; z from the final norm on
+  float* y = nullptr;     // [., d] output of a product, before it joins the residual
+  float* q = nullptr;     // [., widest Hq * hd]
+  float* attn = nullptr;  // [., widest Hq * hd]
+  float* mlp = nullptr;   // [., widest MLP]
+  std::array<float*, kNumKvGroups> cos = {};  // [., live pairs]
+  std::array<float*, kNumKvGroups> sin = {};
+  float* scores = nullptr;      // [chunk, clusters]
+  int32_t* clusters = nullptr;  // [chunk, clusters per token], rising
+  float* logits = nullptr;      // [chunk, RowLogits]
+};
+
+size_t LayOutBuffers(const AssistantConfig& config, const AssistantRunConfig& run_config,
+                     std::byte* base, Buffers& b) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
+  size_t used = 0;
+  const auto take = [&](size_t count) {  // floats or int32s
+    const uintptr_t at = begin + used;
+    used += (count * 4 + 63) / 64 * 64;
+    return at;
+  };
+  const auto floats = [&](size_t rows, size_t per_row) {
+    return reinterpret_cast<float*>(take(rows * per_row));
+  };
+  const size_t slots = run_config.max_slots;
+  const size_t chunk = ChunkRows(config, run_config);
+  size_t query = 0, mlp = 0;
+  for (const LayerDesc& layer : config.layers) {
+    query = std::max(query, size_t(layer.num_q_heads) * layer.head_dim);
+    mlp = std::max(mlp, size_t(layer.mlp_width));
+  }
+  b.u = floats(slots, 2 * size_t(config.backbone_hidden));
+  b.x = floats(slots, config.hidden);
+  b.n = floats(slots, config.hidden);
+  b.y = floats(slots, config.hidden);
+  b.q = floats(slots, query);
+  b.attn = floats(slots, query);
+  b.mlp = floats(slots, mlp);
+  for (const KvGroup group : {kSliding, kFull}) {
+    const size_t live = config.InvFreq(group).size();
+    b.cos[group] = floats(slots, live);
+    b.sin[group] = floats(slots, live);
+  }
+  if (config.clustered) {
+    b.scores = floats(chunk, config.num_clusters);
+    b.clusters = reinterpret_cast<int32_t*>(take(chunk * config.clusters_per_token));
+  }
+  b.logits = floats(chunk, RowLogits(config));
+  return used;
+}
+
+// A sequence in a chain. Rows are ordered by falling max_tokens, so that those of any step are the
+// first ones and nothing moves when a draft is complete.
+struct ChainRow {
+  const DraftSlot* slot = nullptr;
+  int slot_index = 0;
+  Draft* draft = nullptr;
+  bool open = true;   // false: its draft has ended on a value that is not finite; the row runs on
+  int32_t token = 0;  // to be fed
+  std::vector<int32_t> drafted;  // drawn by the target in this step, and guessed since
+};
+
+// What one thread needs to choose.
+struct ChooseScratch {
+  SampleScratch sample;
+  std::vector<float> tile_max, tiles;
+  std::vector<Candidate> candidates;
+};
+
+bool AllFinite(const float* row, int size) {
+  return std::all_of(row, row + size, [](float value) { return std::isfinite(value); });
+}
+
+}  // namespace
+
+struct Assistant::State {
+  State(const AssistantModel& assistant, const Model& target, const kernels::Ops& ops,
+        const AssistantRunConfig& config)
+      : assistant(assistant), target(target), ops(ops), config(config) {}
+
+  const AssistantModel& assistant;
+  const Model& target;
+  const kernels::Ops& ops;
+  AssistantRunConfig config;
+  std::vector<DraftOp> program;
+  kernels::HugeMemory memory;
+  Buffers buffers;
+  std::array<std::vector<float>, kNumKvGroups> inv_freq;
+  std::vector<kernels::KvView> views;  // [layers] of the layer's donor
+  std::array<ChooseScratch, kChooseTasks> scratch;
+  WorkCounters work;
+
+  // Of the chain that runs.
+  struct Group {
+    std::vector<int32_t> begin, end;  // [rows] visible positions
+    std::vector<kernels::AttentionSegment> segments;
+  };
+  const DraftTrace* trace = nullptr;
+  std::vector<ChainRow> rows;
+  std::vector<int32_t> ids, positions;  // [rows]
+  std::array<Group, kNumKvGroups> groups;
+  int step = 0;
+  int live = 0;         // rows of this step
+  int chunk_begin = 0;  // of the chunk of logits, as the next
+  int chunk_rows = 0;
+
+  const AssistantConfig& shape() const { return assistant.config; }
+  const AssistantWeights& weights() const { return assistant.weights; }
+  float* HandoffRow(int row) const {
+    return buffers.u + (2 * int64_t{row} + 1) * shape().backbone_hidden;
+  }
+
+  absl::Status FindDonors(std::array<kvcache::BlockStore*, kNumKvGroups> stores);
+  void BeginChain();
+  int RowsOfStep(int of_step) const;
+  int RunChain();
+  void RunHead(size_t begin, size_t end);
+  void Execute(const DraftOp& op);
+  void RunLayer(const DraftOp& op);
+  void ChooseClustersOf(int row, ChooseScratch& scratch);
+  void ChooseTokenOf(int row, ChooseScratch& scratch);
+  void Close(int row);
+  void Show(const DraftOp& op);
+
+  void Linear(const float* x, int64_t x_stride, const kernels::WeightView& w, float* y,
+              int64_t y_stride, int count) {
+    ops.linear(ops.backend,
+               {.x = x, .x_stride = x_stride, .w = w, .y = y, .y_stride = y_stride, .rows = count});
+    work.linear_madds += uint64_t(count) * w.out * w.in;
+  }
+  void RmsNorm(const float* weight) {
+    ops.rms_norm(ops.backend,
+                 {buffers.x, weight, buffers.n, live, shape().hidden, shape().rms_eps});
+  }
+  void NormAdd(const float* weight, float scale) {
+    ops.norm_add(ops.backend,
+                 {buffers.y, weight, buffers.x, live, shape().hidden, shape().rms_eps, scale});
+  }
+
+  // fn(row, scratch) for the rows of the chunk, on any thread.
+  template <typename Fn>
+  void ForChunkRows(const Fn& fn) {
+    struct Context {
+      State& state;
+      const Fn& fn;
+      int tasks;
+    };
+    Context context{*this, fn, std::min(kChooseTasks, chunk_rows)};
+    ops.for_each(
+        ops.backend, context.tasks,
+        [](void* opaque, int task) {
+          Context& c = *static_cast<Context*>(opaque);
+          for (int i = task; i < c.state.chunk_rows; i += c.tasks) {
+            c.fn(c.state.chunk_begin + i, c.state.scratch[task]);
+          }
+        },
+        &context);
+  }
+};
+
+// The donors that FitToTarget resolved are what their layers are taken for, and can be read.
+absl::Status Assistant::State::FindDonors(std::array<kvcache::BlockStore*, kNumKvGroups> stores) {
+  const ModelConfig& model = target.config;
+  if (shape().backbone_hidden != model.hidden || shape().vocab != model.vocab) {
+    return absl::InternalError(absl::StrFormat(
+        "an assistant for hidden size %d and vocabulary %d meets a target with %d and %d",
+        shape().backbone_hidden, shape().vocab, model.hidden, model.vocab));
+  }
+  for (int i = 0; i < shape().num_layers(); ++i) {
+    const LayerDesc& layer = shape().layers[i];
+    const bool known = layer.kv_owner >= 0 && layer.kv_owner < model.num_layers();
+    const LayerDesc donor = known ? model.layers[layer.kv_owner] : LayerDesc{};
+    const kvcache::BlockStore* store = stores[layer.group()];
+    const bool fits = known && donor.kv_owner == layer.kv_owner && donor.full == layer.full &&
+                      donor.head_dim == layer.head_dim && donor.window == layer.window &&
+                      donor.num_kv_heads == layer.num_kv_heads &&
+                      donor.kv_index == layer.kv_index && store != nullptr &&
+                      layer.kv_index < static_cast<int>(store->layout().layers.size());
+    if (!fits || layer.num_q_heads % layer.num_kv_heads != 0) {
+      return absl::InternalError(absl::StrFormat(
+          "assistant layer %d: layer %d of the target is no donor for it", i, layer.kv_owner));
+    }
+    const kernels::KvView view = store->View(layer.kv_index);
+    if (!ops.supports({layer.head_dim, view.k_format, view.v_format})) {
+      return absl::UnimplementedError(absl::StrFormat(
+          "assistant layer %d has head size %d over K/V formats %d and %d, for which %s has no "
+          "attention kernel",
+          i, layer.head_dim, static_cast<int>(view.k_format), static_cast<int>(view.v_format),
+          ops.name));
+    }
+    views.push_back(view);
+  }
+  for (const KvGroup group : {kSliding, kFull}) {
+    const size_t pairs = shape().InvFreq(group).size();
+    if (pairs == 0) continue;                // no layer of this group
+    inv_freq[group] = model.InvFreq(group);  // the very rotation of the donors' K
+    if (inv_freq[group].size() != pairs) {
+      return absl::InternalError("the assistant rotates other pairs than the target");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// What holds for all steps: where every row stands and which rows of the donors it sees.
+void Assistant::State::BeginChain() {
+  const size_t count = rows.size();
+  ids.resize(count);
+  positions.resize(count);
+  for (const KvGroup group : {kSliding, kFull}) {
+    Group& g = groups[group];
+    g.begin.resize(count);
+    g.end.resize(count);
+    g.segments.resize(count);
+  }
+  for (size_t r = 0; r < count; ++r) {
+    const DraftSlot& slot = *rows[r].slot;
+    const int32_t committed = slot.position;
+    positions[r] = committed;
+    for (const KvGroup group : {kSliding, kFull}) {
+      Group& g = groups[group];
+      g.begin[r] = group == kFull ? 0 : std::max(0, committed - target.config.sliding_window + 1);
+      g.end[r] = committed;
+      g.segments[r] = {static_cast<int>(r), 1, slot.block_table[group].data()};
+    }
+  }
+}
+
+int Assistant::State::RowsOfStep(int of_step) const {
+  const auto wants_more = [of_step](const ChainRow& row) { return row.slot->max_tokens > of_step; };
+  return static_cast<int>(std::partition_point(rows.begin(), rows.end(), wants_more) -
+                          rows.begin());
+}
+
+// The guesses of all rows; returns the steps that ran.
+int Assistant::State::RunChain() {
+  using Runs = DraftOp::Runs;
+  BeginChain();
+  step = 0;
+  live = RowsOfStep(0);
+  for (const DraftOp& op : program) {
+    if (op.runs == Runs::kPerChain) Execute(op);
+  }
+  for (;;) {
+    for (int r = 0; r < live; ++r) {
+      if (rows[r].open && !AllFinite(HandoffRow(r), shape().backbone_hidden)) Close(r);
+      ids[r] = rows[r].token;
+    }
+    const auto open = [](const ChainRow& row) { return row.open; };
+    if (std::none_of(rows.begin(), rows.begin() + live, open)) return step;
+    for (size_t i = 0; i < program.size(); ++i) {
+      if (program[i].runs == Runs::kPerStep) Execute(program[i]);
+      if (program[i].runs == Runs::kPerChunk) {
+        const size_t begin = i;
+        while (i + 1 < program.size() && program[i + 1].runs == Runs::kPerChunk) ++i;
+        RunHead(begin, i + 1);
+      }
+    }
+    live = RowsOfStep(step + 1);
+    if (live == 0) return step + 1;
+    for (const DraftOp& op : program) {
+      if (op.runs == Runs::kBetweenSteps) Execute(op);
+    }
+    ++step;
+  }
+}
+
+// Operations [begin, end) of the program for every chunk of the rows.
+void Assistant::State::RunHead(size_t begin, size_t end) {
+  const int chunk = ChunkRows(shape(), config);
+  for (chunk_begin = 0; chunk_begin < live; chunk_begin += chunk) {
+    chunk_rows = std::min(chunk, live - chunk_begin);
+    for (size_t i = begin; i < end; ++i) Execute(program[i]);
+  }
+}
+
+void Assistant::State::Execute(const DraftOp& op) {
+  using Kind = DraftOp::Kind;
+  const int d = shape().hidden;
+  const int backbone = shape().backbone_hidden;
+  const float* z = buffers.n + int64_t{chunk_begin} * d;  // of the chunk
+  switch (op.kind) {
+    case Kind::kHandoffs:
+      for (int r = 0; r < live; ++r) {
+        std::memcpy(HandoffRow(r), rows[r].slot->handoff.data(), sizeof(float) * backbone);
+      }
+      break;
+    case Kind::kRope:
+      ops.rope_table(ops.backend,
+                     {positions, inv_freq[op.group], buffers.cos[op.group], buffers.sin[op.group]});
+      break;
+    case Kind::kEmbed:
+      ops.embed(ops.backend, {target.weights.embed, std::span(ids).first(live), target.embed_scale,
+                              buffers.u, 2 * int64_t{backbone}});
+      break;
+    case Kind::kPre:
+      Linear(buffers.u, 2 * int64_t{backbone}, weights().pre, buffers.x, d, live);
+      break;
+    case Kind::kFinalNorm:
+      RmsNorm(weights().final_norm);
+      break;
+    case Kind::kLogits:
+      Linear(z, d, weights().head, buffers.logits, shape().vocab, chunk_rows);
+      break;
+    case Kind::kCentroids:
+      Linear(z, d, weights().centroids, buffers.scores, shape().num_clusters, chunk_rows);
+      break;
+    case Kind::kChooseClusters:
+      ForChunkRows([this](int row, ChooseScratch& s) { ChooseClustersOf(row, s); });
+      break;
+    case Kind::kClusterLogits:
+      ops.linear_clusters(ops.backend, {.x = z,
+                                        .x_stride = d,
+                                        .first = weights().first_cluster,
+                                        .cluster_elements = weights().cluster_elements,
+                                        .ids = buffers.clusters,
+                                        .chosen = shape().clusters_per_token,
+                                        .y = buffers.logits,
+                                        .y_stride = static_cast<int64_t>(RowLogits(shape())),
+                                        .rows = chunk_rows});
+      work.linear_madds += uint64_t(chunk_rows) * RowLogits(shape()) * d;
+      break;
+    case Kind::kSoftcap:
+      ops.softcap(ops.backend,
+                  {buffers.logits, static_cast<int64_t>(chunk_rows * RowLogits(shape())),
+                   shape().logit_softcap});
+      break;
+    case Kind::kChooseToken:
+      ForChunkRows([this](int row, ChooseScratch& s) { ChooseTokenOf(row, s); });
+      break;
+    case Kind::kPost:
+      Linear(buffers.n, d, weights().post, HandoffRow(0), 2 * int64_t{backbone}, live);
+      break;
+    default:
+      RunLayer(op);
+      break;
+  }
+  if (*trace) Show(op);
+}
+
+void Assistant::State::RunLayer(const DraftOp& op) {
+  using Kind = DraftOp::Kind;
+  const LayerDesc& desc = shape().layers[op.layer];
+  const AssistantLayerWeights& w = weights().layers[op.layer];
+  const Group& g = groups[desc.group()];
+  const int d = shape().hidden;
+  const int width = desc.num_q_heads * desc.head_dim;
+  switch (op.kind) {
+    case Kind::kInputNorm:
+      return RmsNorm(w.input_norm);
+    case Kind::kQuery:
+      return Linear(buffers.n, d, w.q, buffers.q, width, live);
+    case Kind::kQueryPost: {
+      kernels::QkvPostArgs args;
+      args.qkv = buffers.q;
+      args.stride = width;
+      args.rows = live;
+      args.num_q_heads = desc.num_q_heads;
+      args.num_kv_heads = 0;  // nothing is stored
+      args.head_dim = desc.head_dim;
+      args.q_norm = w.q_norm;
+      args.cos = buffers.cos[desc.group()];
+      args.sin = buffers.sin[desc.group()];
+      args.live = static_cast<int>(inv_freq[desc.group()].size());
+      args.eps = shape().rms_eps;
+      args.kv = views[op.layer];
+      return ops.qkv_post(ops.backend, args);
+    }
+    case Kind::kAttention:
+      for (int r = 0; r < live; ++r) {
+        work.attention_madds += uint64_t(g.end[r] - g.begin[r]) * width * 2;
+      }
+      return ops.attention(ops.backend, {.q = buffers.q,
+                                         .q_stride = width,
+                                         .out = buffers.attn,
+                                         .segments = std::span(g.segments).first(live),
+                                         .visible_begin = g.begin.data(),
+                                         .visible_end = g.end.data(),
+                                         .num_q_heads = desc.num_q_heads,
+                                         .num_kv_heads = desc.num_kv_heads,
+                                         .head_dim = desc.head_dim,
+                                         .kv = views[op.layer]});
+    case Kind::kOutput:
+      return Linear(buffers.attn, width, w.o, buffers.y, d, live);
+    case Kind::kAttentionAdd:
+      return NormAdd(w.post_attn_norm, 1.0f);
+    case Kind::kFfnNorm:
+      return RmsNorm(w.pre_ffn_norm);
+    case Kind::kGateUp:
+      work.linear_madds += uint64_t(live) * 2 * desc.mlp_width * d;
+      return ops.linear_geglu(ops.backend, {.x = buffers.n,
+                                            .x_stride = d,
+                                            .w = w.gate_up,
+                                            .y = buffers.mlp,
+                                            .y_stride = desc.mlp_width,
+                                            .rows = live,
+                                            .width = desc.mlp_width});
+    case Kind::kDown:
+      return Linear(buffers.mlp, desc.mlp_width, w.down, buffers.y, d, live);
+    case Kind::kFfnAdd:
+      return NormAdd(w.post_ffn_norm, *w.layer_scalar);
+    default:
+      return;
+  }
+}
+
+void Assistant::State::Close(int row) {
+  rows[row].open = false;
+  rows[row].draft->finite = false;
+}
+
+void Assistant::State::ChooseClustersOf(int row, ChooseScratch& s) {
+  const int top = shape().clusters_per_token;
+  const size_t count = shape().num_clusters;
+  const std::span<const float> scores(buffers.scores + (row - chunk_begin) * count, count);
+  int32_t* chosen = buffers.clusters + int64_t{row - chunk_begin} * top;
+  bool finite = rows[row].open && ScanTiles(scores, s.tile_max);
+  if (finite) {
+    SelectTopK(scores, s.tile_max, top, s.tiles, s.candidates);
+    finite = static_cast<int>(s.candidates.size()) == top;
+  }
+  if (!finite) {
+    if (rows[row].open) Close(row);
+    std::iota(chosen, chosen + top, 0);  // the product reads what is here
+    return;
+  }
+  for (int j = 0; j < top; ++j) chosen[j] = s.candidates[j].id;
+  std::sort(chosen, chosen + top);
+}
+
+void Assistant::State::ChooseTokenOf(int row, ChooseScratch& s) {
+  ChainRow& r = rows[row];
+  if (!r.open) return;
+  const std::span<float> logits(buffers.logits + (row - chunk_begin) * RowLogits(shape()),
+                                RowLogits(shape()));
+  const std::span<const int32_t> suppressed = shape().suppressed_ids;
+  SampleRequest request = r.slot->next;
+  request.position += step;
+  request.drafted = r.drafted;
+  request.logprobs = {};
+  SampledToken guess;
+  if (shape().clustered) {
+    const int m = shape().cluster_rows();
+    const int32_t* clusters =
+        buffers.clusters + int64_t{row - chunk_begin} * shape().clusters_per_token;
+    s.candidates.clear();
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const int64_t place = int64_t{clusters[i / m]} * m + static_cast<int64_t>(i) % m;
+      s.candidates.push_back({logits[i], weights().cluster_ids[place]});
+    }
+    guess = SampleAmong(s.candidates, request, suppressed, s.sample);
+  } else {
+    for (const int32_t id : suppressed) logits[id] = -std::numeric_limits<float>::infinity();
+    guess = Sample(logits, request, suppressed, s.sample);
+  }
+  if (!guess.finite) return Close(row);
+  r.token = guess.id;
+  r.drafted.push_back(guess.id);
+  r.draft->ids.push_back(guess.id);
+}
+
+void Assistant::State::Show(const DraftOp& op) {
+  using Kind = DraftOp::Kind;
+  const int64_t backbone = shape().backbone_hidden;
+  const bool chunked = op.runs == DraftOp::Runs::kPerChunk;
+  const int begin = chunked ? chunk_begin : 0;
+  const int count = chunked ? chunk_rows : live;
+  std::vector<int> slots;
+  for (int r = begin; r < begin + count; ++r) slots.push_back(rows[r].slot_index);
+  std::vector<float> copy;
+  const auto show = [&](const float* data, int64_t dim) {
+    (*trace)(op, step, slots, {data, static_cast<size_t>(count * dim)});
+  };
+  const auto show_half = [&](const float* half) {  // of u
+    for (int r = 0; r < count; ++r) {
+      copy.insert(copy.end(), half + 2 * r * backbone, half + (2 * r + 1) * backbone);
+    }
+    show(copy.data(), backbone);
+  };
+  const int64_t d = shape().hidden;
+  const LayerDesc layer = op.layer >= 0 ? shape().layers[op.layer] : LayerDesc{};
+  switch (op.kind) {
+    case Kind::kHandoffs:
+    case Kind::kPost:
+      return show_half(HandoffRow(0));
+    case Kind::kEmbed:
+      return show_half(buffers.u);
+    case Kind::kRope:
+      return show(buffers.cos[op.group], static_cast<int64_t>(inv_freq[op.group].size()));
+    case Kind::kPre:
+    case Kind::kAttentionAdd:
+    case Kind::kFfnAdd:
+      return show(buffers.x, d);
+    case Kind::kInputNorm:
+    case Kind::kFfnNorm:
+    case Kind::kFinalNorm:
+      return show(buffers.n, d);
+    case Kind::kQuery:
+    case Kind::kQueryPost:
+      return show(buffers.q, int64_t{layer.num_q_heads} * layer.head_dim);
+    case Kind::kAttention:
+      return show(buffers.attn, int64_t{layer.num_q_heads} * layer.head_dim);
+    case Kind::kOutput:
+    case Kind::kDown:
+      return show(buffers.y, d);
+    case Kind::kGateUp:
+      return show(buffers.mlp, layer.mlp_width);
+    case Kind::kLogits:
+    case Kind::kClusterLogits:
+    case Kind::kSoftcap:
+      return show(buffers.logits, static_cast<int64_t>(RowLogits(shape())));
+    case Kind::kCentroids:
+      return show(buffers.scores, shape().num_clusters);
+    case Kind::kChooseClusters:
+      copy.assign(buffers.clusters, buffers.clusters + int64_t{count} * shape().clusters_per_token);
+      return show(copy.data(), shape().clusters_per_token);
+    case Kind::kChooseToken:
+      for (int r = begin; r < begin + count; ++r) {
+        copy.push_back(rows[r].open ? static_cast<float>(rows[r].token) : -1.0f);
+      }
+      return show(copy.data(), 1);
+  }
+}
+
+Assistant::Assistant(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Assistant::~Assistant() = default;
+
+size_t Assistant::ScratchBytes(const AssistantConfig& config,
+                               const AssistantRunConfig& run_config) {
+  Buffers buffers;
+  return LayOutBuffers(config, run_config, nullptr, buffers);
+}
+
+absl::StatusOr<std::unique_ptr<Assistant>> Assistant::Create(
+    const AssistantModel& assistant, const Model& target, const kernels::Ops& ops,
+    std::array<kvcache::BlockStore*, kNumKvGroups> stores, const AssistantRunConfig& config) {
+  if (config.max_slots < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("max_slots is %d; at least 1", config.max_slots));
+  }
+  auto state = std::make_unique<State>(assistant, target, ops, config);
+  if (absl::Status status = state->FindDonors(stores); !status.ok()) return status;
+  state->program = MakeDraftProgram(assistant.config);
+  absl::StatusOr<kernels::HugeMemory> memory =
+      kernels::HugeMemory::Allocate(ScratchBytes(assistant.config, config));
+  if (!memory.ok()) return memory.status();
+  state->memory = *std::move(memory);
+  LayOutBuffers(assistant.config, config, state->memory.data(), state->buffers);
+  return std::unique_ptr<Assistant>(new Assistant(std::move(state)));
+}
+
+int Assistant::Propose(std::span<const DraftSlot> slots, std::span<Draft> drafts,
+                       const DraftTrace& trace) {
+  State& s = *state_;
+  s.trace = &trace;
+  std::vector<int> order(slots.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return slots[a].max_tokens > slots[b].max_tokens; });
+  int steps = 0;
+  for (size_t begin = 0; begin < order.size(); begin += s.config.max_slots) {
+    const size_t end = std::min(order.size(), begin + s.config.max_slots);
+    s.rows.clear();
+    for (size_t i = begin; i < end; ++i) {
+      const DraftSlot& slot = slots[order[i]];
+      drafts[order[i]] = {};
+      s.rows.push_back({.slot = &slot,
+                        .slot_index = order[i],
+                        .draft = &drafts[order[i]],
+                        .token = slot.token,
+                        .drafted = {slot.drawn.begin(), slot.drawn.end()}});
+    }
+    steps += s.RunChain();
+  }
+  return steps;
+}
+
+std::span<const DraftOp> Assistant::program() const { return state_->program; }
+
+const WorkCounters& Assistant::work() const { return state_->work; }
+
+double Assistant::StepBytes(int slots) const {
+  const AssistantConfig& config = state_->shape();
+  const AssistantWeights& w = state_->assistant.weights;
+  const auto matrix = [](const kernels::WeightView& view) {
+    return sizeof(kernels::Bf16) * double(kernels::PackedElements(view.out, view.in));
+  };
+  double bytes = matrix(w.pre) + matrix(w.post);
+  for (const AssistantLayerWeights& layer : w.layers) {
+    bytes += matrix(layer.q) + matrix(layer.o) + matrix(layer.gate_up) + matrix(layer.down);
+  }
+  bytes += double(slots) * sizeof(kernels::Bf16) * config.backbone_hidden;
+  if (!config.clustered) return bytes + matrix(w.head);
+  const double cluster = sizeof(kernels::Bf16) * double(w.cluster_elements);
+  return bytes + matrix(w.centroids) + double(slots) * config.clusters_per_token * cluster;
+}
+
+}  // namespace tandem::engine
