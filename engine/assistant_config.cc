@@ -176,8 +176,9 @@ absl::StatusOr<AssistantConfig> ParseAssistantConfig(std::string_view config_jso
   config.backbone_hidden = outer.Int("backbone_hidden_size", unified ? 3840 : 1536, 1, kMaxDim);
   if (outer.status().ok() && config.backbone_hidden == config.hidden) {
     outer.Fail("hidden_size",
-               absl::StrFormat("is %d, as backbone_hidden_size; a drafter is narrower than its "
-                               "target: a conversion has widened it, use the original checkpoint",
+               absl::StrFormat("is %d, the same as backbone_hidden_size; no drafter is as wide as "
+                               "its target: a conversion has widened it, use the original "
+                               "checkpoint",
                                config.hidden));
   }
   for (ConfigReader* each : {&outer, &reader}) {

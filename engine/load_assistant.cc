@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "engine/checkpoint.h"
 #include "engine/checkpoint_tensors.h"
 #include "engine/dummy_weights.h"
@@ -68,23 +69,23 @@ absl::Status CheckRedundantHead(const CheckpointTensors& tensors, const Assistan
 absl::Status CheckUnclaimed(const CheckpointTensors& tensors, const AssistantConfig& config,
                             const std::vector<WeightItem>& items,
                             std::vector<std::string>& warnings) {
-  std::map<std::string, std::string> dead;  // by name: of which projection
+  std::map<std::string, std::pair<std::string, int>> dead;  // by name: projection, layer
   for (int i = 0; i < config.num_layers(); ++i) {
     for (const char* part : {"k_proj", "v_proj", "k_norm"}) {
-      dead[absl::StrCat("model.layers.", i, ".self_attn.", part, ".weight")] = part;
+      dead[absl::StrCat("model.layers.", i, ".self_attn.", part, ".weight")] = {part, i};
     }
   }
-  std::map<std::string, int> ignored;  // by projection
+  std::map<std::string, std::vector<int>> ignored;  // by projection: layers
   for (const auto& [name, tensor] : tensors.Unclaimed(items, {kRedundantHead})) {
     const auto known = dead.find(name);
     if (known == dead.end()) return UnknownTensor(name, *tensor);
-    ++ignored[known->second];
+    ignored[known->second.first].push_back(known->second.second);
   }
-  for (const auto& [part, count] : ignored) {
+  for (const auto& [part, layers] : ignored) {
     warnings.push_back(absl::StrFormat(
-        "%d tensors self_attn.%s.weight are ignored: a drafter reads the keys and values of its "
-        "target",
-        count, part));
+        "tensors self_attn.%s.weight of layers %s are ignored: a drafter reads its target's keys "
+        "and values",
+        part, absl::StrJoin(layers, ", ")));
   }
   return absl::OkStatus();
 }

@@ -4,15 +4,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "engine/load_model.h"
+#include "tests/engine/checkpoint_copy.h"
 #include "tests/engine/engine_rig.h"
 
 namespace tandem::engine {
@@ -20,53 +18,19 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using tandem::testing::CheckpointCopy;
+using tandem::testing::ReadAll;
+using tandem::testing::WriteAll;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-std::string ReadAll(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-void WriteAll(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-// A copy of a golden checkpoint that a test may damage.
-class CheckpointCopy {
+class TargetCopy : public CheckpointCopy {
  public:
-  explicit CheckpointCopy(const std::string& variant) {
-    std::string pattern = (fs::temp_directory_path() / "tandem-checkpoint-XXXXXX").string();
-    dir_ = mkdtemp(pattern.data());
-    for (const auto& entry :
-         fs::directory_iterator(tandem::testing::GoldenDir(variant) + "/target")) {
-      if (entry.path().filename() != "tokenizer.json") {
-        fs::copy(entry.path(), dir_ / entry.path().filename());
-      }
-    }
-  }
-  ~CheckpointCopy() { fs::remove_all(dir_); }
-
-  fs::path file(const std::string& name) const { return dir_ / name; }
-
-  // Rewrites the header of a safetensors file; the data stays as it is.
-  void EditHeader(const std::function<void(json&)>& edit,
-                  const std::string& name = "model.safetensors") const {
-    const std::string bytes = ReadAll(file(name));
-    const uint64_t old_size = HeaderSize(bytes);
-    json header = json::parse(bytes.substr(8, old_size));
-    edit(header);
-    const std::string text = header.dump();
-    const uint64_t new_size = text.size();
-    const std::string prefix(reinterpret_cast<const char*>(&new_size), 8);
-    WriteAll(file(name), prefix + text + bytes.substr(8 + old_size));
-  }
+  explicit TargetCopy(const std::string& variant) : CheckpointCopy(variant, "target") {}
 
   absl::StatusOr<Model> Load() const {
     const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
-    return LoadCheckpoint(dir_.string(), {}, *backend, nullptr);
+    return LoadCheckpoint(dir(), {}, *backend, nullptr);
   }
 
   std::string Refusal() const {
@@ -74,22 +38,13 @@ class CheckpointCopy {
     EXPECT_FALSE(model.ok());
     return std::string(model.status().message());
   }
-
- private:
-  static uint64_t HeaderSize(const std::string& bytes) {
-    uint64_t size = 0;
-    std::memcpy(&size, bytes.data(), 8);
-    return size;
-  }
-
-  fs::path dir_;
 };
 
 const char kQ0[] = "model.language_model.layers.0.self_attn.q_proj.weight";
 
 TEST(CheckpointTest, EveryGoldenVariantLoads) {
   for (const char* variant : {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"}) {
-    const CheckpointCopy copy(variant);
+    const TargetCopy copy(variant);
     const absl::StatusOr<Model> model = copy.Load();
     EXPECT_TRUE(model.ok()) << variant << ": " << model.status();
   }
@@ -109,7 +64,7 @@ TEST(CheckpointTest, ProgressEndsAtTheTotal) {
 }
 
 TEST(CheckpointTest, ACutOffFileNamesFileAndTensor) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   const std::string bytes = ReadAll(copy.file("model.safetensors"));
   WriteAll(copy.file("model.safetensors"), bytes.substr(0, bytes.size() - 1000));
   EXPECT_THAT(copy.Refusal(), AllOf(HasSubstr("model.safetensors"), HasSubstr("tensor \"model."),
@@ -123,20 +78,20 @@ TEST(CheckpointTest, ACutOffFileNamesFileAndTensor) {
 }
 
 TEST(CheckpointTest, AMissingTensorIsNamedWithItsShape) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   copy.EditHeader([](json& header) { header.erase(kQ0); });
   EXPECT_THAT(copy.Refusal(), AllOf(HasSubstr(kQ0), HasSubstr("[1024, 96]"), HasSubstr("missing")));
 }
 
 TEST(CheckpointTest, AWrongShapeNamesBothShapes) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   copy.EditHeader([](json& header) { header[kQ0]["shape"] = {96, 1024}; });
   EXPECT_THAT(copy.Refusal(),
               AllOf(HasSubstr(kQ0), HasSubstr("[96, 1024]"), HasSubstr("[1024, 96]")));
 }
 
 TEST(CheckpointTest, AWrongDtypeIsNamed) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   copy.EditHeader([](json& header) { header[kQ0]["dtype"] = "F16"; });
   EXPECT_THAT(copy.Refusal(), AllOf(HasSubstr(kQ0), HasSubstr("F16"), HasSubstr("BF16")));
   copy.EditHeader([](json& header) { header[kQ0]["dtype"] = "Q4"; });
@@ -144,7 +99,7 @@ TEST(CheckpointTest, AWrongDtypeIsNamed) {
 }
 
 TEST(CheckpointTest, OverlappingTensorsAreBothNamed) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   copy.EditHeader([](json& header) {
     auto& offsets = header[kQ0]["data_offsets"];
     const int64_t begin = offsets[0], end = offsets[1];
@@ -155,7 +110,7 @@ TEST(CheckpointTest, OverlappingTensorsAreBothNamed) {
 }
 
 TEST(CheckpointTest, OffsetsThatDoNotFitTheShapeAreRefused) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   copy.EditHeader([](json& header) {
     header[kQ0]["data_offsets"][1] = header[kQ0]["data_offsets"][1].get<int64_t>() - 2;
   });
@@ -174,14 +129,14 @@ TEST(CheckpointTest, HostileHeaderNumbersAreRefused) {
       json::array(),
   };
   for (const json& entry : hostile) {
-    const CheckpointCopy copy("12b-like");
+    const TargetCopy copy("12b-like");
     copy.EditHeader([&](json& header) { header[kQ0] = entry; });
     EXPECT_THAT(copy.Refusal(), HasSubstr(kQ0)) << entry;
   }
 }
 
 TEST(CheckpointTest, AnUnknownTensorUnderTheTextPrefixIsRefused) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   copy.EditHeader([](json& header) {
     header["model.language_model.layers.0.self_attn.sinks"] = header[kQ0];
     header.erase(kQ0);
@@ -191,12 +146,12 @@ TEST(CheckpointTest, AnUnknownTensorUnderTheTextPrefixIsRefused) {
 
 TEST(CheckpointTest, ShardProblemsNameIndexAndShard) {
   {
-    const CheckpointCopy copy("26b-like");
+    const TargetCopy copy("26b-like");
     fs::remove(copy.file("model-00002-of-00002.safetensors"));
     EXPECT_THAT(copy.Refusal(), HasSubstr("model-00002-of-00002.safetensors"));
   }
   {
-    const CheckpointCopy copy("26b-like");
+    const TargetCopy copy("26b-like");
     json index = json::parse(ReadAll(copy.file("model.safetensors.index.json")));
     index["weight_map"]["model.language_model.ghost"] = "model-00001-of-00002.safetensors";
     WriteAll(copy.file("model.safetensors.index.json"), index.dump());
@@ -210,7 +165,7 @@ TEST(CheckpointTest, ShardProblemsNameIndexAndShard) {
 }
 
 TEST(CheckpointTest, ANormThatIsNotFiniteIsNamed) {
-  const CheckpointCopy copy("12b-like");
+  const TargetCopy copy("12b-like");
   const char kNorm[] = "model.language_model.layers.1.input_layernorm.weight";
   std::string bytes = ReadAll(copy.file("model.safetensors"));
   uint64_t size = 0;

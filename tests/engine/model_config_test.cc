@@ -157,6 +157,9 @@ const BadConfig kBadConfigs[] = {
     {"NoHidden", [](json& c) { c.erase("hidden_size"); }, {"hidden_size is missing"}},
     {"HiddenIsText", [](json& c) { c["hidden_size"] = "96"; }, {"hidden_size", "\"96\""}},
     {"HiddenNegative", [](json& c) { c["hidden_size"] = -1; }, {"hidden_size is -1", "1.."}},
+    {"HiddenSmallest",
+     [](json& c) { c["hidden_size"] = INT64_MIN; },
+     {"hidden_size is -9223372036854775808", "outside"}},
     {"HiddenHuge", [](json& c) { c["hidden_size"] = 1ull << 63; }, {"hidden_size", "outside"}},
     {"LayersHuge",
      [](json& c) { c["num_hidden_layers"] = 1 << 20; },
@@ -213,6 +216,17 @@ TEST(ModelConfigTest, CutOffOrMutatedFilesNeverCrash) {
     mutated[at] = static_cast<char>('0' + at % 64);
     (void)ParseModelConfig(mutated, mutated, "config.json");
   }
+}
+
+TEST(ModelConfigTest, AValueNestedWithoutEndIsRefusedInAFewWords) {
+  std::string text = MinimalConfig().dump();
+  const std::string key = "\"hidden_size\":96";
+  const size_t at = text.find(key);
+  ASSERT_NE(at, std::string::npos);
+  text.replace(at, key.size(),
+               "\"hidden_size\":" + std::string(300000, '[') + std::string(300000, ']'));
+  const absl::StatusOr<ModelConfig> parsed = ParseModelConfig(text, "", "config.json");
+  EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("hidden_size is a list"));
 }
 
 }  // namespace
