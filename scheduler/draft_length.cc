@@ -144,14 +144,22 @@ struct Best {
 Best BestPrefix(std::span<const Guess> ranked, const Load& without, const Costs& costs) {
   Best best;
   int deepest = 0;
-  for (const Guess& guess : ranked) deepest = std::max(deepest, guess.depth + 1);
+  double all_worth = 0;
+  for (const Guess& guess : ranked) {
+    deepest = std::max(deepest, guess.depth + 1);
+    all_worth += guess.worth;
+  }
   for (const int cap : kDepthCaps) {
     Load load = without;
+    double left = all_worth;
     for (size_t i = 0; i < ranked.size(); ++i) {
+      left -= ranked[i].worth;
       if (ranked[i].depth >= cap) continue;
       costs.Add(load, ranked[i].depth, ranked[i].worth);
-      const double tokens_per_us = costs.TokensPerUs(load);
-      if (tokens_per_us > best.tokens_per_us) best = {tokens_per_us, cap, i + 1};
+      const double us = costs.Us(load);
+      if (load.tokens > best.tokens_per_us * us) best = {load.tokens / us, cap, i + 1};
+      // Costs never fall, so what is left could not make up for it.
+      if (load.tokens + left < best.tokens_per_us * us) break;
     }
     if (cap >= deepest) break;
   }
