@@ -339,7 +339,7 @@ int Roster::CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step,
   const int held = std::max(0, static_cast<int>(result.drawn.size()) - 1);
   DraftCounts round;
   round.rounds = IsDecoding(sequence) ? 1 : 0;
-  round.drafted = std::min(seat.drafts, sent.tokens);
+  round.drafted = sent.reason.has_value() ? std::min(seat.drafts, sent.tokens) : seat.drafts;
   round.accepted = std::min(held, sent.tokens);
 
   CommitRows(sequence, seat.rows - seat.drafts + static_cast<int>(round.accepted));
