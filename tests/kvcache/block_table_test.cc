@@ -92,6 +92,44 @@ TEST(BlockTableTest, ReleasingNeverGoesPastTheTable) {
   EXPECT_EQ(pool.num_free(), 2);
 }
 
+TEST(BlockTableTest, TruncatingGivesBackWholeBlocksBehindTheLastPosition) {
+  // Given four blocks of four positions, grown twice.
+  BlockPool pool(6);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 8));
+  ASSERT_TRUE(Grow(table, pool, 4, 16));
+  // When positions below 9 stay, then so does the block that holds the last of them.
+  Truncate(table, pool, 4, 9);
+  EXPECT_THAT(table.blocks, ElementsAre(0, 1, 2));
+  Truncate(table, pool, 4, 9);
+  EXPECT_EQ(pool.num_free(), 3);
+  Truncate(table, pool, 4, 8);
+  EXPECT_THAT(table.blocks, ElementsAre(0, 1));
+  // And growing again takes the same ones.
+  ASSERT_TRUE(Grow(table, pool, 4, 16));
+  EXPECT_THAT(table.blocks, ElementsAre(0, 1, 2, 3));
+  Truncate(table, pool, 4, 100);
+  EXPECT_EQ(table.num_held(), 4);
+  Truncate(table, pool, 4, 0);
+  EXPECT_THAT(table.blocks, IsEmpty());
+  EXPECT_EQ(pool.num_free(), 6);
+}
+
+TEST(BlockTableTest, TruncatingLeavesWhatWasReleasedBelowReleased) {
+  BlockPool pool(4);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 16));
+  ReleaseBelow(table, pool, 4, 8);
+  Truncate(table, pool, 4, 12);
+  EXPECT_THAT(table.blocks, ElementsAre(-1, -1, 2));
+  EXPECT_EQ(pool.num_free(), 3);
+  Truncate(table, pool, 4, 4);  // into what is released: nothing is held any more
+  EXPECT_THAT(table.blocks, ElementsAre(-1, -1));
+  EXPECT_EQ(pool.num_free(), 4);
+  Free(table, pool);
+  EXPECT_EQ(pool.num_free(), 4);
+}
+
 TEST(BlockTableTest, FreeingReturnsWhatIsHeldAndNothingTwice) {
   BlockPool pool(4);
   BlockTable table;

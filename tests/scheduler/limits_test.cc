@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -49,11 +50,14 @@ TEST(ConfigTest, NamesTheFieldTheValueAndTheBound) {
            {"max_queued_bytes", [](SchedulerConfig& c) { c.max_queued_bytes = -1; }},
            {"max_queued_per_tenant", [](SchedulerConfig& c) { c.max_queued_per_tenant = -1; }},
            {"tenant_turn_us", [](SchedulerConfig& c) { c.tenant_turn_us = -1; }},
+           {"max_draft_tokens", [](SchedulerConfig& c) { c.max_draft_tokens = -1; }},
        }) {
     config = {};
     set(config);
     EXPECT_THAT(Validate(config, TestLimits()).message(), HasSubstr(absl::StrCat(name, " is -1")));
   }
+  config = {.max_draft_tokens = kMaxDraftTokens + 1};
+  EXPECT_THAT(Validate(config, TestLimits()).message(), HasSubstr("0..16"));
   ModelLimits limits = TestLimits();
   limits.num_blocks = {0, 0};
   EXPECT_THAT(Validate({}, limits).message(), HasSubstr("sliding and full blocks"));
@@ -134,6 +138,24 @@ TEST(StopRulesTest, TheClientsStopGoesBeforeEndOfSequenceBeforeTheLimits) {
   EXPECT_EQ(StopReason(stop, 2, 3, 50, 50), FinishReason::kMaxTokens);
   EXPECT_EQ(StopReason(stop, 2, 2, 50, 50), FinishReason::kContextLength);
   EXPECT_EQ(StopReason(stop, 2, 2, 49, 50), std::nullopt);
+}
+
+TEST(StopRulesTest, ARunIsSentUpToItsFirstStop) {
+  // Given a run of four tokens behind two of the output, in a sequence of 20.
+  const std::vector<engine::SampledToken> run = {{.id = 5}, {.id = 6}, {.id = 1}, {.id = 9}};
+  using Sent = std::pair<int, std::optional<FinishReason>>;
+  const auto scan = [&](const StopParams& stop, int max_known) {
+    const SentRun sent = ScanRun(stop, run, 2, 20, max_known);
+    return Sent(sent.tokens, sent.reason);
+  };
+  EXPECT_EQ(scan({.max_tokens = 50}, 100), Sent(4, std::nullopt));
+  EXPECT_EQ(scan({.max_tokens = 50, .eos_ids = {1}}, 100), Sent(3, FinishReason::kStopEos));
+  EXPECT_EQ(scan({.max_tokens = 50, .stop_ids = {9}}, 100), Sent(4, FinishReason::kStopToken));
+  EXPECT_EQ(scan({.max_tokens = 50, .stop_ids = {5, 9}}, 100), Sent(1, FinishReason::kStopToken));
+  EXPECT_EQ(scan({.max_tokens = 4, .eos_ids = {1}}, 100), Sent(2, FinishReason::kMaxTokens));
+  EXPECT_EQ(scan({.max_tokens = 5, .eos_ids = {1}}, 100), Sent(3, FinishReason::kStopEos));
+  EXPECT_EQ(scan({.max_tokens = 50}, 22), Sent(2, FinishReason::kContextLength));
+  EXPECT_EQ(ScanRun({.max_tokens = 50}, {}, 2, 20, 100).tokens, 0);
 }
 
 TEST(StopRulesTest, StopsAreMaskedUntilMinTokensAreThere) {

@@ -33,7 +33,7 @@ ChoiceRecord ExpectedChoice(const Request& request, int choice, const ModelLimit
   while (static_cast<int>(expected.ids.size()) < request.stop.max_tokens) {
     const bool early = static_cast<int>(expected.ids.size()) < request.stop.min_tokens;
     const auto repeats =
-        penalty ? static_cast<int>(std::count(known.begin(), known.end(), known.back())) : 0;
+        penalty ? static_cast<int>(std::count(known.begin(), known.end() - 1, known.back())) : 0;
     const int32_t id = TokenAfter(
         {.history = history, .choice = choice, .seed = request.sampling.seed, .repeats = repeats},
         early ? stops : std::vector<int32_t>(), limits.vocab_size);

@@ -132,7 +132,7 @@ engine::SampledToken SimDevice::Draw(const engine::StepBatch& batch,
       const int32_t newest = batch.ids[request.row];
       auto counted = static_cast<int64_t>(request.drafted.size());
       state.repeats =
-          static_cast<int>(std::count(request.drafted.begin(), request.drafted.end(), newest));
+          static_cast<int>(std::count(request.drafted.begin(), request.drafted.end(), newest)) - 1;
       for (const auto* counts : {&request.counts->prompt, &request.counts->output}) {
         for (const auto& [id, count] : *counts) {
           counted += count;

@@ -32,7 +32,7 @@ struct DrawState {
   uint64_t history = 0;
   int choice = 0;
   uint64_t seed = 0;
-  int repeats = 0;  // with penalties: how often the newest id occurs in all of the sequence
+  int repeats = 0;  // with penalties: how often the newest id occurs before, in all of the sequence
 };
 int32_t TokenAfter(const DrawState& state, std::span<const int32_t> masked, int vocab_size);
 float LogprobAfter(uint64_t history, int32_t id);
