@@ -14,6 +14,7 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
+#include "scheduler/draft_report.h"
 
 namespace tandem::server {
 namespace {
@@ -44,6 +45,10 @@ const Buckets kFreeBuckets = {.0001, .0005, .001, .0025, .005, .01, .025, .05,
                               .1,    .25,   .5,   1,     2.5,  5,   10,   30};
 const Buckets kScheduleBuckets = {.00001, .000025, .00005, .0001, .00025, .0005,
                                   .001,   .0025,   .005,   .01,   .05,    .25};
+
+// Tokens of a round that verified a draft, one bucket per number.
+const Buckets kRoundTokenBuckets = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17};
+static_assert(scheduler::kMaxDraftTokens == 16, "kRoundTokenBuckets");
 
 constexpr std::array<const char*, 17> kGrpcCodes = {
     "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
@@ -125,6 +130,7 @@ struct Metrics::Impl {
   }
 
   void TakeSnapshot(const SchedulerStats& now);
+  void CountDrafts(const scheduler::DraftCounts& more);
 
   prometheus::Registry registry;
   const Labels own_labels;
@@ -154,14 +160,45 @@ struct Metrics::Impl {
                "Time since the engine last went round: once a second when idle.");
   Gauge& draining = OneGauge("tandem_draining", "1 when new calls are refused.");
 
+  // Speculation, likewise.
+  Counter& spec_drafts = OneCounter("vllm:spec_decode_num_drafts_total", "Drafts verified.");
+  Counter& spec_drafted =
+      OneCounter("vllm:spec_decode_num_draft_tokens_total", "Drafted tokens verified.");
+  Counter& spec_accepted =
+      OneCounter("vllm:spec_decode_num_accepted_tokens_total", "Drafted tokens that held.");
+  Family<Counter>& spec_accepted_at =
+      Counters("vllm:spec_decode_num_accepted_tokens_per_pos_total",
+               "Drafted tokens that held, by position in the draft.");
+  Family<Counter>& spec_drafted_at = Counters("tandem_spec_draft_tokens_per_pos_total",
+                                              "Drafted tokens verified, by position in the draft.");
+  Counter& spec_rounds = OneCounter("tandem_spec_rounds_total",
+                                    "Steps of decoding sequences, with or without a draft.");
+  Histogram& spec_round_tokens =
+      OneHistogram("tandem_spec_round_tokens",
+                   "Tokens per verified draft, the bonus token included.", kRoundTokenBuckets);
+  Family<Counter>& spec_dropped =
+      Counters("tandem_spec_dropped_total",
+               "Drafted tokens never verified (unused), and drafts that a NaN ended (numeric).");
+  Counter& spec_unused = spec_dropped.Add({{"reason", "unused"}});
+  Counter& spec_numeric = spec_dropped.Add({{"reason", "numeric"}});
+  Counter& spec_auto_off =
+      OneCounter("tandem_spec_auto_off_total", "Sequences whose drafts stopped paying off.");
+  Gauge& spec_drafting =
+      OneGauge("tandem_spec_drafting", "Sequences that got a draft in the last step.");
+
   // Per step.
   Histogram& step_tokens =
       OneHistogram("vllm:iteration_tokens_total", "Rows per step.", kStepTokenBuckets);
   Family<Histogram>& step_seconds =
-      Histograms("tandem_step_seconds", "Time of the engine per step, by its rows.");
+      Histograms("tandem_step_seconds",
+                 "Time of the engine per step: of the target by its rows, and of the drafter.");
   Histogram& prefill_step = step_seconds.Add({{"kind", "prefill"}}, kStepBuckets);
   Histogram& decode_step = step_seconds.Add({{"kind", "decode"}}, kStepBuckets);
+  Histogram& verify_step = step_seconds.Add({{"kind", "verify"}}, kStepBuckets);
   Histogram& mixed_step = step_seconds.Add({{"kind", "mixed"}}, kStepBuckets);
+  Histogram& draft_step = step_seconds.Add({{"kind", "draft"}}, kStepBuckets);
+  Histogram& spec_depth = OneHistogram(
+      "tandem_spec_depth", "Drafter forwards per step that drafts.", kRoundTokenBuckets);
   Histogram& schedule_seconds = OneHistogram(
       "tandem_schedule_seconds", "Time between two steps, sleep excluded.", kScheduleBuckets);
 
@@ -212,7 +249,8 @@ struct Metrics::Impl {
 
   std::mutex mutex;  // the fields below
   EngineProbe probe;
-  SchedulerStats last;  // what the counters have seen
+  int max_draft_tokens = 0;  // positions that have series
+  SchedulerStats last;       // what the counters have seen
 };
 
 Metrics::Metrics(std::string_view model_name, const std::vector<std::string>& tenants)
@@ -238,6 +276,10 @@ Metrics::Metrics(std::string_view model_name, const std::vector<std::string>& te
 Metrics::~Metrics() = default;
 
 void Metrics::SetModel(const ModelFacts& facts) {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->max_draft_tokens = facts.max_draft_tokens;
+  }
   impl_->cache_info
       .Add({{"block_size", std::to_string(facts.kv_block_tokens)},
             {"num_gpu_blocks", std::to_string(facts.kv_blocks)}})
@@ -247,6 +289,7 @@ void Metrics::SetModel(const ModelFacts& facts) {
             {"revision", facts.revision},
             {"weight_format", facts.weight_format},
             {"kv_format", facts.kv_format},
+            {"drafter", facts.drafter},
             {"backend", facts.backend}})
       .Set(1);
 }
@@ -262,10 +305,15 @@ void Metrics::WatchEngine(EngineProbe probe) {
 
 void Metrics::OnStep(const scheduler::StepTiming& timing) {
   impl_->step_tokens.Observe(timing.rows);
-  Histogram& kind = timing.decode_rows == 0   ? impl_->prefill_step
-                    : timing.prompt_rows == 0 ? impl_->decode_step
-                                              : impl_->mixed_step;
-  kind.Observe(Seconds(timing.duration_us));
+  Histogram& kind = timing.decode_rows == 0  ? impl_->prefill_step
+                    : timing.prompt_rows > 0 ? impl_->mixed_step
+                    : timing.draft_rows > 0  ? impl_->verify_step
+                                             : impl_->decode_step;
+  kind.Observe(Seconds(timing.duration_us - timing.draft_us));
+  if (timing.drafting > 0) {
+    impl_->draft_step.Observe(Seconds(timing.draft_us));
+    impl_->spec_depth.Observe(timing.draft_steps);
+  }
   impl_->schedule_seconds.Observe(Seconds(timing.schedule_us));
 }
 
@@ -337,7 +385,38 @@ void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
     advance(finished.Add({{"finished_reason", FinishedReasonLabel(static_cast<FinishReason>(r))}}),
             last.choices_finished_total[r], now.choices_finished_total[r]);
   }
+  CountDrafts(scheduler::Between(last.drafts, now.drafts));
+  advance(spec_auto_off, last.draft_auto_off_total, now.draft_auto_off_total);
+  spec_drafting.Set(static_cast<double>(now.drafting));
   last = now;
+}
+
+void Metrics::Impl::CountDrafts(const scheduler::DraftCounts& more) {
+  const auto add = [](Counter& counter, int64_t count) {
+    counter.Increment(static_cast<double>(count));
+  };
+  add(spec_drafts, more.rounds_with_draft);
+  add(spec_drafted, more.drafted);
+  add(spec_accepted, more.accepted);
+  add(spec_rounds, more.rounds);
+  add(spec_unused, more.discarded);
+  add(spec_numeric, more.failed);
+  for (int i = 0; i < max_draft_tokens; ++i) {
+    const Labels position = {{"position", std::to_string(i)}};
+    add(spec_drafted_at.Add(position), more.drafted_at[i]);
+    add(spec_accepted_at.Add(position), more.accepted_at[i]);
+  }
+  // Rounds by the number of their tokens: one more than held.
+  std::vector<double> rounds(kRoundTokenBuckets.size() + 1);  // the last one is for infinity
+  int64_t at_least = more.rounds_with_draft;
+  for (int held = 0; held <= scheduler::kMaxDraftTokens; ++held) {
+    const int64_t more_than =
+        held < scheduler::kMaxDraftTokens ? more.accepted_at[held] : int64_t{0};
+    rounds[held] = static_cast<double>(at_least - more_than);
+    at_least = more_than;
+  }
+  spec_round_tokens.ObserveMultiple(rounds,
+                                    static_cast<double>(more.rounds_with_draft + more.accepted));
 }
 
 std::string Metrics::Render(const HealthState& health) {

@@ -28,8 +28,10 @@ struct ModelFacts {
   std::string weight_format = {};
   std::string kv_format = {};
   std::string backend = {};
+  std::string drafter = {};  // name of the assistant; empty: none
   int kv_block_tokens = 0;
-  int64_t kv_blocks = 0;  // of the full group: what a router may expect to find cached
+  int64_t kv_blocks = 0;     // of the full group: what a router may expect to find cached
+  int max_draft_tokens = 0;  // positions of a draft; 0: there is no drafter
 };
 
 // How one generation ended.

@@ -71,6 +71,66 @@ TEST_F(MetricsTest, AStepIsCountedUnderTheKindOfItsRows) {
                               "57"));
 }
 
+TEST_F(MetricsTest, AStepThatVerifiesIsOneOfItsOwnKindAndItsDraftingIsTakenApart) {
+  metrics_.OnStep({.rows = 3,
+                   .decode_rows = 3,
+                   .draft_rows = 2,
+                   .drafting = 1,
+                   .draft_steps = 2,
+                   .duration_us = 5'000'000,
+                   .draft_us = 1'000'000});
+  const std::string text = Render();
+  const std::string sum = "tandem_step_seconds_sum{model_name=\"demo\",kind=";
+  EXPECT_THAT(text, HasSubstr(sum + "\"verify\"} 4"));
+  EXPECT_THAT(text, HasSubstr(sum + "\"draft\"} 1"));
+  EXPECT_THAT(text, HasSubstr(sum + "\"decode\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_depth_sum{model_name=\"demo\"} 2"));
+}
+
+TEST_F(MetricsTest, DraftsAreCountedUnderVllmNamesAndByPosition) {
+  // Given ten rounds: two without a draft, eight with one of two guesses, of which the first held
+  // six times and the second twice.
+  scheduler::SchedulerStats stats;
+  stats.drafts = {.rounds = 10,
+                  .rounds_with_draft = 8,
+                  .drafted = 16,
+                  .accepted = 8,
+                  .discarded = 3,
+                  .failed = 1};
+  stats.drafts.drafted_at = {8, 8};
+  stats.drafts.accepted_at = {6, 2};
+  stats.draft_auto_off_total = 5;
+  stats.drafting = 7;
+  metrics_.SetModel({.drafter = "demo/assistant", .max_draft_tokens = 2});
+  metrics_.WatchEngine({.stats = [&] { return stats; }, .now_us = [] { return int64_t{0}; }});
+  // When it is scraped twice, then everything is counted once.
+  Render();
+  const std::string text = Render();
+  const std::string vllm = "{engine=\"0\",model_name=\"demo\"";
+  const std::string own = "{model_name=\"demo\"";
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_drafts_total" + vllm + "} 8"));
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_draft_tokens_total" + vllm + "} 16"));
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_accepted_tokens_total" + vllm + "} 8"));
+  const std::string accepted_at = "vllm:spec_decode_num_accepted_tokens_per_pos_total" + vllm;
+  EXPECT_THAT(text, HasSubstr(accepted_at + ",position=\"0\"} 6"));
+  EXPECT_THAT(text, HasSubstr(accepted_at + ",position=\"1\"} 2"));
+  EXPECT_THAT(text, Not(HasSubstr("position=\"2\"")));
+  const std::string drafted_at = "tandem_spec_draft_tokens_per_pos_total" + own;
+  EXPECT_THAT(text, HasSubstr(drafted_at + ",position=\"1\"} 8"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_rounds_total" + own + "} 10"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_dropped_total" + own + ",reason=\"unused\"} 3"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_dropped_total" + own + ",reason=\"numeric\"} 1"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_auto_off_total" + own + "} 5"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_drafting" + own + "} 7"));
+  // Two rounds gave one token, four two, and two three.
+  const std::string rounds = "tandem_spec_round_tokens_bucket" + own + ",le=";
+  EXPECT_THAT(text, HasSubstr(rounds + "\"1\"} 2"));
+  EXPECT_THAT(text, HasSubstr(rounds + "\"2\"} 6"));
+  EXPECT_THAT(text, HasSubstr(rounds + "\"3\"} 8"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_round_tokens_sum" + own + "} 16"));
+  EXPECT_THAT(text, HasSubstr("drafter=\"demo/assistant\""));
+}
+
 TEST_F(MetricsTest, AMergedDeltaCountsOnceForEachOfItsTokens) {
   metrics_.OnFirstToken(250'000);
   metrics_.OnMoreTokens(/*gap_us=*/300'000, /*tokens=*/3);
