@@ -54,10 +54,10 @@ std::string Title(const CompareFacts& facts) {
                            facts.b);
   }
   return absl::StrFormat(
-      "# %s if guesses held with a chance of %s: %s against %s\n\n"
+      "# Drafts of %s if guesses held with a chance of %s (assumed)\n\n"
       "The acceptance is ASSUMED, not measured: a coin decides for every guess whether it holds.\n"
       "All else is run in full: the assistant's chain, the rows of the verification, rollback.\n\n",
-      facts.bench.model, ChancesText(facts.chances), facts.a, facts.b);
+      facts.bench.model, ChancesText(facts.chances));
 }
 
 // Every class against every number of streams.
