@@ -6,6 +6,8 @@
 #include <charconv>
 
 #include "absl/strings/str_format.h"
+#include "scheduler/request.h"
+#include "server/config/bench_model_options.h"
 #include "server/config/bench_serve_options.h"
 
 namespace tandem::server {
@@ -21,11 +23,17 @@ constexpr unsigned kHealth = Bit(Verb::kHealth);
 constexpr unsigned kConfig = Bit(Verb::kConfig);
 constexpr unsigned kCompletions = Bit(Verb::kCompletions);
 constexpr unsigned kBenchServe = Bit(Verb::kBenchServe);
+constexpr unsigned kBenchAccept = Bit(Verb::kBenchAccept);
 constexpr unsigned kLoads =
-    kServe | kChat | kRun | kBench | kBenchServe;         // verbs that load weights
-constexpr unsigned kPlans = kLoads | kInspect | kDoctor;  // verbs that say what fits
+    kServe | kChat | kRun | kBench | kBenchAccept | kBenchServe;  // verbs that load weights
+constexpr unsigned kPlans = kLoads | kInspect | kDoctor;          // verbs that say what fits
 
 constexpr double kAnyInt = 2147483647.0;
+
+absl::Status CheckDraftModel(std::string_view text) {
+  if (!text.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("auto, none or a directory is expected");
+}
 
 absl::Status CheckHttpAddress(std::string_view text) {
   return text == "off" ? absl::OkStatus() : CheckAddress(text);
@@ -236,6 +244,39 @@ std::vector<OptionSpec> MakeOptions() {
        .max = 64,
        .choices = {"16", "32", "64"},
        .help = "tokens in one block of the KV cache"},
+
+      {.name = "draft-model",
+       .group = Group::kSpeculation,
+       .verbs = kPlans,
+       .placeholder = "DIR",
+       .target = [](Settings& s) -> Target { return &s.draft_model; },
+       .check = CheckDraftModel,
+       .help = "assistant that guesses ahead; auto or none",
+       .detail = "A checkpoint of the assistant that was made for the model. auto takes "
+                 "assistant/ inside the model's directory if it is there, and for dummy weights "
+                 "the published shape; none goes without. Guesses change the speed, never the "
+                 "text."},
+      {.name = "spec-mode",
+       .group = Group::kSpeculation,
+       .verbs = kPlans,
+       .placeholder = "MODE",
+       .target = [](Settings& s) -> Target { return &s.spec_mode; },
+       .choices = {"auto", "off", "fixed"},
+       .help = "guess as pays off, never, or always",
+       .detail = "auto guesses as many tokens as measured acceptance and step times make worth "
+                 "their while, possibly none; fixed always guesses --spec-max-draft; off does not "
+                 "load the assistant. A request may ask for less, or for another mode."},
+      {.name = "spec-max-draft",
+       .group = Group::kSpeculation,
+       .verbs = kPlans,
+       .placeholder = "N",
+       .target = [](Settings& s) -> Target { return &s.spec_max_draft; },
+       .min = 0,
+       .max = scheduler::kMaxDraftTokens,
+       .unset = "the assistant's",
+       .help = "most tokens to guess at a time",
+       .detail = "0 is num_assistant_tokens of the assistant's generation_config.json, else what "
+                 "suits its published shape, else 3."},
 
       {.name = "default-max-tokens",
        .group = Group::kRequests,
@@ -575,7 +616,8 @@ std::vector<OptionSpec> MakeOptions() {
        .target = [](Settings& s) -> Target { return &s.bench.streams; },
        .min = 1,
        .max = 1024,
-       .help = "sequences that decode together"},
+       .unset = "1,16; --compare 1,4,16,64",
+       .help = "that decode together"},
       {.name = "repetitions",
        .letter = 'r',
        .verbs = kBench,
@@ -584,7 +626,7 @@ std::vector<OptionSpec> MakeOptions() {
        .target = [](Settings& s) -> Target { return &s.bench.repetitions; },
        .min = 1,
        .max = 1000,
-       .help = "runs per test; the median is shown"},
+       .help = "runs or pairs per test; the median is shown"},
       {.name = "output",
        .letter = 'o',
        .verbs = kBench,
@@ -632,8 +674,9 @@ std::vector<OptionSpec> MakeOptions() {
        .help = "print the page that describes all options"},
   };
   options.insert(options.begin(), arguments.begin(), arguments.end());
-  const std::vector<OptionSpec> bench_serve = BenchServeOptions();
-  options.insert(options.end(), bench_serve.begin(), bench_serve.end());
+  for (const auto& more : {BenchCompareOptions(), BenchAcceptOptions(), BenchServeOptions()}) {
+    options.insert(options.end(), more.begin(), more.end());
+  }
   return options;
 }
 
@@ -649,7 +692,7 @@ std::string Spelled(std::string_view name, char separator, bool upper) {
 }  // namespace
 
 std::span<const VerbSpec> Verbs() {
-  static constexpr std::array<VerbSpec, 10> kVerbs = {{
+  static constexpr std::array<VerbSpec, 11> kVerbs = {{
       {Verb::kServe, "serve", "", "", "serve a model over gRPC, with metrics and probes over HTTP"},
       {Verb::kChat, "chat", "", "", "talk to a model in this terminal, or to a server"},
       {Verb::kRun, "run", "", "", "answer one prompt and exit"},
@@ -657,6 +700,8 @@ std::span<const VerbSpec> Verbs() {
        "show what a checkpoint holds and what fits in memory"},
       {Verb::kBenchModel, "bench model", "", "",
        "measure prompt and generation speed on this machine"},
+      {Verb::kBenchAccept, "bench accept", "", "",
+       "show how many guesses hold and how their number is chosen"},
       {Verb::kBenchServe, "bench serve", "", "",
        "measure a server under load, as its clients see it"},
       {Verb::kDoctor, "doctor", "", "", "check machine, model, memory and ports before serving"},
@@ -681,17 +726,17 @@ std::string_view MemberOf(const VerbSpec& verb) {
 }
 
 std::span<const Group> Groups() {
-  static constexpr std::array<Group, 11> kGroups = {
-      Group::kCommand,  Group::kLoad,     Group::kWorkload,   Group::kReport,
-      Group::kModel,    Group::kHardware, Group::kScheduling, Group::kKvCache,
-      Group::kRequests, Group::kNetwork,  Group::kLogging};
+  static constexpr std::array<Group, 12> kGroups = {
+      Group::kCommand,     Group::kLoad,     Group::kWorkload,   Group::kReport,
+      Group::kModel,       Group::kHardware, Group::kScheduling, Group::kKvCache,
+      Group::kSpeculation, Group::kRequests, Group::kNetwork,    Group::kLogging};
   return kGroups;
 }
 
 std::string_view GroupName(Group group) {
-  static constexpr std::array<std::string_view, 11> kNames = {
-      "Command",    "Load",     "Workload", "Report",  "Model",  "Hardware",
-      "Scheduling", "KV cache", "Requests", "Network", "Logging"};
+  static constexpr std::array<std::string_view, 12> kNames = {
+      "Command",    "Load",     "Workload",    "Report",   "Model",   "Hardware",
+      "Scheduling", "KV cache", "Speculation", "Requests", "Network", "Logging"};
   return kNames[static_cast<size_t>(group)];
 }
 

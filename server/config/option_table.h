@@ -25,6 +25,7 @@ enum class Verb : unsigned {
   kRun,
   kInspect,
   kBenchModel,
+  kBenchAccept,
   kBenchServe,
   kDoctor,
   kHealth,
@@ -53,6 +54,7 @@ enum class Group {
   kHardware,
   kScheduling,
   kKvCache,
+  kSpeculation,
   kRequests,
   kNetwork,
   kLogging

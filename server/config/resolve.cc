@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "server/config/bench_model_options.h"
 #include "server/config/bench_serve_options.h"
 #include "server/config/nearest_name.h"
 #include "server/config/option_value.h"
@@ -98,6 +99,12 @@ absl::Status CheckTogether(const Invocation& invocation) {
         "--connect %s and --model %s contradict each other: the server has its own model; drop one",
         s.chat.connect, s.model));
   }
+  if (s.spec_mode == "fixed" && s.draft_model == "none") {
+    return Contradiction(absl::StrFormat(
+        "%s fixed and %s none contradict each other: without a drafter nothing is guessed; drop "
+        "one",
+        Given(invocation, "spec-mode"), Given(invocation, "draft-model")));
+  }
   if (s.max_context > 0 && s.default_max_tokens > s.max_context) {
     return Contradiction(
         absl::StrFormat("%s is %d but %s is %d; an answer can not be longer than "
@@ -172,6 +179,9 @@ absl::StatusOr<Invocation> Resolve(std::span<const std::string> words,
     if (absl::Status s = store(line->flags); !s.ok()) return s;
   }
   if (absl::Status s = CheckTogether(invocation); !s.ok()) return s;
+  if (invocation.verb == Verb::kBenchModel) {
+    if (absl::Status s = CheckBenchModel(invocation.settings, invocation.given); !s.ok()) return s;
+  }
   if (invocation.verb == Verb::kBenchServe) {
     if (absl::Status s = CheckBenchServe(invocation.settings.bench_serve, invocation.given);
         !s.ok()) {

@@ -48,8 +48,23 @@ struct ChatArguments {
 struct BenchArguments {
   std::vector<int> prompt = {512};   // prompt lengths; 0: none
   std::vector<int> generate = {64};  // generated lengths; 0: none
-  std::vector<int> streams = {1, 16};
+  std::vector<int> streams;          // empty: 1 and 16, with --compare 1, 4, 16 and 64
   int repetitions = 5;
+  std::string output = "md";
+  // Two ways to speculate.
+  std::string compare;  // "spec-mode=off"; empty: none
+  std::string prompts;  // a file
+  double temperature = 0.0;
+  std::string assume_acceptance;  // "0.8,0.6"; empty: acceptance is what it is
+};
+
+// Arguments of `tandem bench accept`.
+struct BenchAcceptArguments {
+  std::string prompts;  // a file
+  int requests = 0;     // 0: all prompts
+  int generate = 256;
+  int streams = 1;
+  double temperature = 0.0;
   std::string output = "md";
 };
 
@@ -104,6 +119,11 @@ struct Settings {
   std::string model_shape;
   uint64_t dummy_seed = 0;
   std::string dtype = "bf16";
+
+  // Speculation
+  std::string draft_model = "auto";  // none, or a directory: the model's own assistant by default
+  std::string spec_mode = "auto";
+  int spec_max_draft = 0;  // 0: the assistant's own
 
   // Hardware
   std::string device = "auto";
@@ -160,6 +180,7 @@ struct Settings {
   RunArguments run;
   ChatArguments chat;
   BenchArguments bench;
+  BenchAcceptArguments bench_accept;
   BenchServeArguments bench_serve;
   HealthArguments health;
   std::string shell;  // completions

@@ -243,6 +243,8 @@ TEST(ContradictionTest, BothSettingsAreNamedAsTheyWereGiven) {
               AllOf(HasSubstr("--max-context is 64"), HasSubstr("--default-max-tokens is 65")));
   EXPECT_THAT(Error({"serve", "--max-step-rows", "16", "--max-slots", "9"}),
               AllOf(HasSubstr("--max-step-rows is 16"), HasSubstr("--max-slots is 9")));
+  EXPECT_THAT(Error({"serve", "--spec-mode", "fixed"}, {{"TANDEM_DRAFT_MODEL", "none"}}),
+              AllOf(HasSubstr("--spec-mode fixed"), HasSubstr("TANDEM_DRAFT_MODEL none")));
   EXPECT_THAT(Error({"serve", "--http-listen", "0.0.0.0:50051"}),
               AllOf(HasSubstr("--grpc-listen"), HasSubstr("--http-listen")));
   EXPECT_THAT(Error({"bench", "model", "--prompt", "0", "--generate", "0"}),
