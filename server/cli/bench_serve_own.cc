@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,7 +12,7 @@
 #include "scheduler/scheduler.h"
 #include "scheduler/status_reason.h"
 #include "server/cli/bench_serve_report.h"
-#include "server/cli/loaded_engine.h"
+#include "server/cli/running_model.h"
 #include "server/cli/served_model_facts.h"
 #include "server/cli/version.h"
 #include "server/generation/generator.h"
@@ -64,30 +63,23 @@ class OwnServer {
                                                           const Console& console);
   ~OwnServer() {
     if (grpc_ != nullptr) grpc_->Shutdown(0);
-    generator_.reset();
-    if (scheduler_ != nullptr) scheduler_->Stop();
-    if (scheduler_thread_.joinable()) scheduler_thread_.join();
+    if (running_ != nullptr) running_->Stop();
     metrics_->WatchEngine({});
     health_.WatchEngine({});
   }
 
   std::string address() const { return absl::StrFormat("127.0.0.1:%d", grpc_->ports()[0]); }
-  Generator& generator() { return *generator_; }
-  const scheduler::Scheduler& scheduler() const { return *scheduler_; }
+  Generator& generator() { return running_->generator(); }
+  const scheduler::Scheduler& scheduler() const { return running_->scheduler(); }
   const ServedModel& model() const { return model_; }
 
  private:
   absl::Status Load(const Settings& settings, const Console& console);
   absl::Status Serve(const Settings& settings);
 
-  std::optional<ModelSource> source_;
-  std::optional<Tokenizer> tokenizer_;
-  std::unique_ptr<LoadedEngine> engine_;
   HealthState health_;
   std::unique_ptr<Metrics> metrics_ = std::make_unique<Metrics>("bench");
-  std::unique_ptr<scheduler::Scheduler> scheduler_;
-  std::thread scheduler_thread_;
-  std::optional<Generator> generator_;
+  std::unique_ptr<RunningModel> running_;
   ServedModel model_;
   std::unique_ptr<GrpcServer> grpc_;
 };
@@ -95,48 +87,33 @@ class OwnServer {
 absl::Status OwnServer::Load(const Settings& settings, const Console& console) {
   absl::StatusOr<ModelSource> source = FindModel(settings);
   if (!source.ok()) return source.status();
-  source_ = *std::move(source);
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
-  const absl::StatusOr<MemoryPlan> plan =
-      PlanMemory(source_->config, MemoryOf(settings, *source_), LookAtMemory());
-  if (!plan.ok()) return plan.status();
-  DescribeStart(console, settings, *source_, kernels::CpuOps(**backend), *plan);
-  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source_);
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizers(settings, *source);
   if (!tokenizer.ok()) return tokenizer.status();
-  tokenizer_ = *std::move(tokenizer);
-  absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
-      LoadEngine(settings, *source_, *plan, *std::move(backend), console, nullptr);
-  if (!engine.ok()) return engine.status();
-  engine_ = *std::move(engine);
+  ModelStart start;
+  start.memory = MemoryOf(settings, *source);
+  start.scheduler = [&](const scheduler::ModelLimits&) {
+    scheduler::SchedulerConfig config;
+    config.max_slots = StreamsOf(settings.bench_serve);
+    config.max_step_rows = settings.max_step_rows;
+    config.max_queued_requests = std::max(config.max_queued_requests, config.max_slots);
+    return config;
+  };
+  start.describe = true;
+  start.observer = {
+      .on_step = [this](const scheduler::StepTiming& timing) { metrics_->OnStep(timing); }};
+  absl::StatusOr<std::unique_ptr<RunningModel>> running = RunningModel::Start(
+      settings, *std::move(source), *std::move(tokenizer), console, std::move(start));
+  if (!running.ok()) return running.status();
+  running_ = *std::move(running);
   return absl::OkStatus();
 }
 
 absl::Status OwnServer::Serve(const Settings& settings) {
-  const scheduler::ModelLimits limits = LimitsOf(*engine_);
-  scheduler::SchedulerConfig config;
-  config.max_slots = StreamsOf(settings.bench_serve);
-  config.max_step_rows = settings.max_step_rows;
-  config.max_queued_requests = std::max(config.max_queued_requests, config.max_slots);
-  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
-  scheduler_ = std::make_unique<scheduler::Scheduler>(
-      config, limits,
-      [this](const engine::StepBatch& batch, engine::StepResult& result) {
-        return engine_->runner->Run(batch, result);
-      },
-      scheduler::MonotonicNowUs,
-      scheduler::SchedulerObserver{
-          .on_step = [this](const scheduler::StepTiming& timing) { metrics_->OnStep(timing); }});
-  scheduler_thread_ = StartScheduler(*scheduler_);
-  generator_.emplace(GeneratorConfig{.max_context = limits.max_context},
-                     ModelText{.tokenizer = &*tokenizer_,
-                               .vocab_size = limits.vocab_size,
-                               .invalid_prompt_ids = source_->config.media_ids},
-                     *scheduler_);
-  model_ =
-      DescribeModel(settings, *source_, *tokenizer_, *engine_, generator_->max_prompt_tokens());
-  const EngineProbe probe = {.stats = [this] { return scheduler_->stats(); },
-                             .now_us = [this] { return scheduler_->now_us(); }};
+  model_ = DescribeModel(settings, running_->source(), running_->tokenizer(), running_->engine(),
+                         generator().max_prompt_tokens());
+  const EngineProbe probe = {.stats = [this] { return scheduler().stats(); },
+                             .now_us = [this] { return scheduler().now_us(); }};
+  metrics_->SetModel(FactsOf(model_, running_->engine()));
   metrics_->WatchEngine(probe);
   health_.WatchEngine(probe);
   GrpcConfig grpc_config;
@@ -148,9 +125,9 @@ absl::Status OwnServer::Serve(const Settings& settings) {
       GrpcServer::Start(grpc_config, health_, *metrics_);
   if (!grpc.ok()) return grpc.status();
   grpc_ = *std::move(grpc);
-  grpc_->Serve(
-      model_,
-      {.generator = &*generator_, .tokenizer = &*tokenizer_, .scheduler = scheduler_.get()});
+  grpc_->Serve(model_, {.generator = &generator(),
+                        .tokenizer = &running_->tokenizer(),
+                        .scheduler = &running_->scheduler()});
   health_.SetPhase(Phase::kReady);
   return absl::OkStatus();
 }
@@ -176,6 +153,10 @@ GenerationSpec SpecOf(const bench::PlannedRequest& planned, const bench::CallOpt
   scheduler::Request& request = spec.request;
   request.client_id = "bench";
   request.sampling = model.default_sampling;
+  if (model.drafter.has_value()) {
+    request.speculation = {.mode = model.drafter->default_mode,
+                           .max_draft_tokens = model.drafter->max_draft_tokens};
+  }
   request.sampling.seed = planned.seed;
   if (options.temperature.has_value()) {
     request.sampling.temperature = static_cast<float>(*options.temperature);

@@ -42,10 +42,11 @@ struct ChatAnswer {
   End end = End::kTurn;
   int prompt_tokens = 0;
   int completion_tokens = 0;
-  int drafted_tokens = 0;
-  int accepted_tokens = 0;
-  double ttft_s = 0.0;    // asked to first token; 0 when there was none
-  double decode_s = 0.0;  // first token to last
+  int steps = 0;            // of the model, after the first token
+  int drafted_tokens = 0;   // guesses that these verified
+  int accepted_tokens = 0;  // of them, held
+  double ttft_s = 0.0;      // asked to first token; 0 when there was none
+  double decode_s = 0.0;    // first token to last
 };
 
 struct ChatBackend {

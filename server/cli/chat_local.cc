@@ -3,13 +3,11 @@
 #include <condition_variable>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "scheduler/scheduler.h"
 #include "server/chat/render_chat.h"
-#include "server/cli/loaded_engine.h"
-#include "server/cli/model_source.h"
+#include "server/cli/running_model.h"
 #include "server/cli/served_model_facts.h"
 #include "server/generation/generator.h"
 #include "server/grpc/request_id.h"
@@ -43,19 +41,14 @@ AnswerPiece PieceOf(OutputEvent& event) {
 
 struct LocalChat::Impl {
   Settings settings;
-  ModelSource source;
-  std::optional<Tokenizer> tokenizer;
   ChatFormat format;
-  std::unique_ptr<LoadedEngine> engine;
-  std::optional<scheduler::Scheduler> scheduler;
-  std::thread scheduler_thread;
-  std::optional<Generator> generator;
+  std::unique_ptr<RunningModel> model;
   ChatBackend backend;
 
   std::mutex mutex;                          // guards `running`
   std::optional<Generator::Handle> running;  // the answer that is being given
 
-  absl::Status Start();
+  void MakeBackend();
   absl::StatusOr<GenerationSpec> MakeSpec(const std::vector<ChatMessage>& messages,
                                           const ChatSettings& chat) const;
   ChatAnswer Ask(const std::vector<ChatMessage>& messages, const ChatSettings& chat,
@@ -63,29 +56,16 @@ struct LocalChat::Impl {
   void Stop();
 };
 
-absl::Status LocalChat::Impl::Start() {
-  const scheduler::ModelLimits limits = LimitsOf(*engine);
-  const scheduler::SchedulerConfig config = {.max_slots = 1,
-                                             .max_step_rows = settings.max_step_rows};
-  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
-  scheduler.emplace(config, limits,
-                    [this](const engine::StepBatch& batch, engine::StepResult& result) {
-                      return engine->runner->Run(batch, result);
-                    });
-  scheduler_thread = StartScheduler(*scheduler);
-  generator.emplace(GeneratorConfig{.text_threads = 1, .max_context = limits.max_context},
-                    ModelText{.tokenizer = &*tokenizer, .vocab_size = limits.vocab_size},
-                    *scheduler);
-  backend = {.model = source.name,
+void LocalChat::Impl::MakeBackend() {
+  backend = {.model = model->source().name,
              .place = "in this process",
-             .max_context = limits.max_context,
+             .max_context = model->engine().memory.max_context,
              .ask =
                  [this](const std::vector<ChatMessage>& messages, const ChatSettings& chat,
                         const std::function<void(const AnswerPiece&)>& on_piece) {
                    return Ask(messages, chat, on_piece);
                  },
              .stop = [this] { Stop(); }};
-  return absl::OkStatus();
 }
 
 absl::StatusOr<GenerationSpec> LocalChat::Impl::MakeSpec(const std::vector<ChatMessage>& messages,
@@ -96,13 +76,14 @@ absl::StatusOr<GenerationSpec> LocalChat::Impl::MakeSpec(const std::vector<ChatM
   GenerationSpec spec;
   SetChat(*std::move(rendered), /*separate_reasoning=*/true, spec);
   engine::SamplingParams& sampling = spec.request.sampling;
-  sampling = DefaultSampling(settings, source.config);
+  sampling = DefaultSampling(settings, model->source().config);
   if (chat.temperature.has_value()) sampling.temperature = static_cast<float>(*chat.temperature);
   if (chat.top_k.has_value()) sampling.top_k = *chat.top_k;
   if (chat.top_p.has_value()) sampling.top_p = static_cast<float>(*chat.top_p);
   sampling.seed = chat.seed.value_or(RandomBits());
   spec.request.stop.max_tokens = chat.max_tokens > 0 ? chat.max_tokens : -1;
-  spec.request.stop.eos_ids = source.config.generation.eos_ids;
+  spec.request.stop.eos_ids = model->source().config.generation.eos_ids;
+  spec.request.speculation = DefaultSpeculation(settings, model->source().assistant);
   spec.request.client_id = "chat";
   return spec;
 }
@@ -111,7 +92,7 @@ ChatAnswer LocalChat::Impl::Ask(const std::vector<ChatMessage>& messages, const 
                                 const std::function<void(const AnswerPiece&)>& on_piece) {
   absl::StatusOr<GenerationSpec> spec = MakeSpec(messages, chat);
   if (!spec.ok()) return {.status = spec.status()};
-  spec->request.arrival_us = scheduler->now_us();
+  spec->request.arrival_us = model->scheduler().now_us();
 
   ChatAnswer answer;
   std::mutex done;  // guards `finished`
@@ -131,6 +112,9 @@ ChatAnswer LocalChat::Impl::Ask(const std::vector<ChatMessage>& messages, const 
         answer.status = event.status;
         answer.prompt_tokens = event.stats.prompt_tokens;
         answer.completion_tokens = event.stats.completion_tokens;
+        answer.steps = static_cast<int>(event.stats.drafts.rounds);
+        answer.drafted_tokens = static_cast<int>(event.stats.drafts.drafted);
+        answer.accepted_tokens = static_cast<int>(event.stats.drafts.accepted);
         answer.ttft_s = static_cast<double>(event.stats.ttft_us) / 1e6;
         answer.decode_s = static_cast<double>(event.stats.decode_us) / 1e6;
         const std::lock_guard lock(done);
@@ -144,7 +128,7 @@ ChatAnswer LocalChat::Impl::Ask(const std::vector<ChatMessage>& messages, const 
   };
   {
     const std::lock_guard lock(mutex);
-    running = generator->Start(*std::move(spec), sink);
+    running = model->generator().Start(*std::move(spec), sink);
   }
   {
     std::unique_lock lock(done);
@@ -163,7 +147,7 @@ ChatAnswer LocalChat::Impl::Ask(const std::vector<ChatMessage>& messages, const 
 
 void LocalChat::Impl::Stop() {
   const std::lock_guard lock(mutex);
-  if (running.has_value()) generator->Cancel(*running, scheduler::CancelCause::kAborted);
+  if (running.has_value()) model->generator().Cancel(*running, scheduler::CancelCause::kAborted);
 }
 
 absl::StatusOr<std::unique_ptr<LocalChat>> LocalChat::Load(const Settings& settings,
@@ -172,12 +156,7 @@ absl::StatusOr<std::unique_ptr<LocalChat>> LocalChat::Load(const Settings& setti
   impl->settings = settings;
   absl::StatusOr<ModelSource> source = FindModel(settings);
   if (!source.ok()) return source.status();
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
-  const absl::StatusOr<MemoryPlan> plan = PlanMemory(
-      source->config, MemoryRequestOf(settings, *source, /*max_slots=*/1), LookAtMemory());
-  if (!plan.ok()) return plan.status();
-  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizers(settings, *source);
   if (!tokenizer.ok()) return tokenizer.status();
   if (!IsInstruct(source->config, *tokenizer)) {
     return absl::FailedPreconditionError(
@@ -185,24 +164,24 @@ absl::StatusOr<std::unique_ptr<LocalChat>> LocalChat::Load(const Settings& setti
         " was not trained to chat: its generation_config.json does not end answers with <turn|>; "
         "take an instruct model, or continue text with `tandem run --raw`");
   }
-  absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
-      LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
-  if (!engine.ok()) return engine.status();
   impl->format = ChatFormatOf(*source);
-  impl->source = *std::move(source);
-  impl->tokenizer = *std::move(tokenizer);
-  impl->engine = *std::move(engine);
-  if (absl::Status s = impl->Start(); !s.ok()) return s;
+  ModelStart start;
+  start.memory = MemoryRequestOf(settings, *source, /*max_slots=*/1);
+  start.scheduler = [&](const scheduler::ModelLimits&) {
+    return scheduler::SchedulerConfig{.max_slots = 1, .max_step_rows = settings.max_step_rows};
+  };
+  start.text.text_threads = 1;
+  absl::StatusOr<std::unique_ptr<RunningModel>> model = RunningModel::Start(
+      settings, *std::move(source), *std::move(tokenizer), console, std::move(start));
+  if (!model.ok()) return model.status();
+  impl->model = *std::move(model);
+  impl->MakeBackend();
   return std::unique_ptr<LocalChat>(new LocalChat(std::move(impl)));
 }
 
 LocalChat::LocalChat(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-LocalChat::~LocalChat() {
-  impl_->generator.reset();
-  impl_->scheduler->Stop();
-  impl_->scheduler_thread.join();
-}
+LocalChat::~LocalChat() = default;
 
 const ChatBackend& LocalChat::backend() const { return impl_->backend; }
 

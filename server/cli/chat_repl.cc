@@ -23,6 +23,9 @@ struct Totals {
   int prompt_tokens = 0;
   int completion_tokens = 0;
   int decoded_tokens = 0;  // after the first of each answer
+  int steps = 0;           // that made them
+  int drafted_tokens = 0;
+  int accepted_tokens = 0;
   double decode_s = 0.0;
   int context_tokens = 0;  // prompt and answer of the last one
 };
@@ -32,7 +35,7 @@ bool IsTooLong(const absl::Status& status) {
   return reason == "PROMPT_TOO_LONG" || reason == "EXCEEDS_KV_CAPACITY";
 }
 
-double Rate(int tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; }
+double Rate(int tokens, double per) { return per > 0 ? tokens / per : 0.0; }
 
 class Repl {
  public:
@@ -202,6 +205,9 @@ class Repl {
     totals_.prompt_tokens += result.prompt_tokens;
     totals_.completion_tokens += result.completion_tokens;
     totals_.decoded_tokens += std::max(0, result.completion_tokens - 1);
+    totals_.steps += result.steps;
+    totals_.drafted_tokens += result.drafted_tokens;
+    totals_.accepted_tokens += result.accepted_tokens;
     totals_.decode_s += result.decode_s;
     totals_.context_tokens = result.prompt_tokens + result.completion_tokens;
     Note(AnswerStats(result));
@@ -223,8 +229,9 @@ class Repl {
     }
     if (answer.ttft_s > 0) text += "  first after " + SecondsText(answer.ttft_s);
     if (answer.drafted_tokens > 0) {
-      text += absl::StrFormat("  %d of %d drafted accepted", answer.accepted_tokens,
-                              answer.drafted_tokens);
+      text += absl::StrFormat("  %d of %d drafted accepted  %.2f tokens per round",
+                              answer.accepted_tokens, answer.drafted_tokens,
+                              1.0 + Rate(answer.accepted_tokens, answer.steps));
     }
     if (answer.end == ChatAnswer::End::kStopped) text += "  stopped";
     if (answer.end == ChatAnswer::End::kMaxTokens) text += "  cut at max_tokens";
@@ -238,6 +245,12 @@ class Repl {
                         CountText(totals_.completion_tokens));
     if (totals_.decode_s > 0) {
       text += absl::StrFormat("  %.1f tok/s", Rate(totals_.decoded_tokens, totals_.decode_s));
+    }
+    if (totals_.drafted_tokens > 0) {
+      text += absl::StrFormat("\ndrafts: %s of %s guesses held (%.0f %%)  %.2f tokens per round",
+                              CountText(totals_.accepted_tokens), CountText(totals_.drafted_tokens),
+                              100.0 * Rate(totals_.accepted_tokens, totals_.drafted_tokens),
+                              1.0 + Rate(totals_.accepted_tokens, totals_.steps));
     }
     text += "\ncontext " + CountText(totals_.context_tokens);
     if (backend_.max_context > 0) text += " of " + CountText(backend_.max_context);

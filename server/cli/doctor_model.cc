@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/load_assistant.h"
 #include "engine/load_model.h"
 #include "server/cli/doctor_machine.h"
 #include "server/cli/format.h"
@@ -45,6 +46,31 @@ Finding CheckTensors(const ModelSource& source) {
                                   BytesText(static_cast<double>(bytes)))};
 }
 
+// What the settings say of a drafter. Its tensors are looked at but for the large ones' values.
+Finding CheckDrafter(const Settings& settings, const absl::StatusOr<Tokenizer>& tokenizer,
+                     ModelSource& source) {
+  const char* const advice =
+      "fetch the assistant that was made for this model, or set --draft-model none";
+  absl::StatusOr<std::optional<AssistantSource>> found = FindAssistant(settings, Assisted(source));
+  if (!found.ok()) return Failed("drafter", found.status(), advice);
+  source.assistant = *std::move(found);
+  if (!source.assistant.has_value()) {
+    return {.name = "drafter", .text = "none; answers come a token at a time"};
+  }
+  const AssistantSource& assistant = *source.assistant;
+  absl::Status good;
+  if (!assistant.dummy()) {
+    good = engine::CheckAssistant(assistant.directory.string(), source.config);
+  }
+  if (good.ok() && tokenizer.ok()) good = CheckAssistantTokenizer(source, *tokenizer);
+  if (!good.ok()) {
+    const Finding finding = Failed("drafter", good, advice);
+    source.assistant.reset();  // the rest is looked at without it
+    return finding;
+  }
+  return {.name = "drafter", .text = AssistantText(assistant)};
+}
+
 Finding CheckFit(const Settings& settings, const ModelSource& source, const FreeMemory& free) {
   const absl::StatusOr<MemoryPlan> plan =
       PlanMemory(source.config, MemoryRequestOf(settings, source, settings.max_slots), free);
@@ -65,7 +91,7 @@ Finding CheckFit(const Settings& settings, const ModelSource& source, const Free
 
 std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free) {
   std::vector<Finding> findings;
-  const absl::StatusOr<ModelSource> source = FindModel(settings);
+  absl::StatusOr<ModelSource> source = FindTarget(settings);
   if (!source.ok()) {
     findings.push_back(Failed("model", source.status(),
                               "give --model the directory of a Gemma 4 checkpoint with its "
@@ -87,6 +113,7 @@ std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free
       findings.push_back(*std::move(disk));
     }
   }
+  findings.push_back(CheckDrafter(settings, tokenizer, *source));
   findings.push_back(CheckFit(settings, *source, free));
   return findings;
 }

@@ -10,7 +10,8 @@
 
 namespace tandem::server {
 
-// Configuration, tokenizer, tensors, disk and memory, each if what comes before it is there.
+// Configuration, tokenizer, tensors, disk, drafter and memory, each if what comes before it is
+// there.
 std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free);
 
 }  // namespace tandem::server

@@ -2,6 +2,7 @@
 
 #include <cctype>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -10,7 +11,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/checkpoint.h"
+#include "engine/load_assistant.h"
 #include "server/cli/format.h"
+#include "server/cli/inspect_assistant.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
@@ -210,6 +213,7 @@ nlohmann::ordered_json InspectionJson(const ModelSource& source,
     json["memory"] = {{"weight_bytes", plan->weight_bytes},
                       {"ple_bytes", plan->ple_bytes},
                       {"activation_bytes", plan->activation_bytes},
+                      {"drafter_bytes", plan->drafter_bytes},
                       {"kv_bytes", plan->kv_bytes},
                       {"free_bytes", plan->free.bytes},
                       {"max_context", plan->max_context},
@@ -230,10 +234,58 @@ nlohmann::ordered_json InspectionJson(const ModelSource& source,
   return json;
 }
 
+void PrintJson(const nlohmann::ordered_json& json) {
+  std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+// Finds the model's assistant and looks at its files. On an error there is none.
+absl::Status AddDrafter(const Settings& settings, ModelSource& source) {
+  absl::StatusOr<std::optional<AssistantSource>> found = FindAssistant(settings, Assisted(source));
+  if (!found.ok()) return found.status();
+  if (found->has_value() && !(*found)->dummy()) {
+    const std::filesystem::path& directory = (*found)->directory;
+    absl::Status good = engine::CheckAssistant(directory.string(), source.config);
+    if (!good.ok()) return AssistantTrouble(settings, directory, good);
+  }
+  source.assistant = *std::move(found);
+  return absl::OkStatus();
+}
+
+// An assistant by itself; with the model that it lies in, if it does, whether they fit.
+absl::Status InspectAssistant(const std::filesystem::path& directory, bool as_json) {
+  absl::StatusOr<engine::AssistantConfig> config = engine::ReadAssistantConfig(directory.string());
+  if (!config.ok()) return config.status();
+  const absl::StatusOr<engine::Checkpoint> checkpoint = engine::OpenCheckpoint(directory.string());
+  if (!checkpoint.ok()) return checkpoint.status();
+  std::string fit = "not looked at: tandem inspect MODEL --draft-model " + directory.string();
+  const std::filesystem::path around =
+      std::filesystem::absolute(directory / "").parent_path().parent_path();
+  if (const auto target = engine::ReadModelConfig(around.string()); target.ok()) {
+    absl::Status good = engine::FitToTarget(*target, *config);
+    if (good.ok()) good = engine::CheckAssistant(directory.string(), *target);
+    fit = FitText(good, *config) + " (" + around.string() + ")";
+  }
+  if (as_json) {
+    nlohmann::ordered_json json = AssistantJson(*config);
+    json["directory"] = directory.string();
+    json["model"] = fit;
+    PrintJson(json);
+    return absl::OkStatus();
+  }
+  PrintLine("assistant", directory.string());
+  for (const auto& [label, text] : AssistantLines(*config)) PrintLine(label, text);
+  PrintLine("model", fit);
+  PrintTensors(TakeInventory(*checkpoint));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Inspect(const Settings& settings) {
-  const absl::StatusOr<ModelSource> source = FindModel(settings);
+  if (!settings.model.empty() && IsAssistant(settings.model)) {
+    return InspectAssistant(settings.model, settings.json);
+  }
+  absl::StatusOr<ModelSource> source = FindTarget(settings);
   if (!source.ok()) return source.status();
   std::optional<engine::Checkpoint> checkpoint;
   if (!source->dummy()) {
@@ -241,16 +293,29 @@ absl::Status Inspect(const Settings& settings) {
     if (!opened.ok()) return opened.status();
     checkpoint = *std::move(opened);
   }
+  const absl::Status drafter = AddDrafter(settings, *source);
   const kernels::KvFormat format = KvFormatOf(settings);
   const absl::StatusOr<MemoryPlan> plan = PlanMemory(
       source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
   if (settings.json) {
-    const nlohmann::ordered_json json = InspectionJson(*source, checkpoint, format, plan);
-    std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    nlohmann::ordered_json json = InspectionJson(*source, checkpoint, format, plan);
+    if (source->assistant.has_value()) {
+      json["drafter"] = AssistantJson(source->assistant->config);
+      json["drafter"]["name"] = source->assistant->name;
+      json["drafter"]["max_draft_tokens"] = source->assistant->max_draft_tokens;
+    }
+    if (!drafter.ok()) json["drafter"] = {{"error", drafter.message()}};
+    PrintJson(json);
     return absl::OkStatus();
   }
   PrintModel(*source);
   if (checkpoint.has_value()) PrintTensors(TakeInventory(*checkpoint));
+  if (!drafter.ok()) {
+    PrintLine("drafter", std::string(drafter.message()));
+  } else {
+    PrintLine("drafter",
+              source->assistant.has_value() ? AssistantText(*source->assistant) : "none");
+  }
   PrintKvAndFit(*source, format, settings.max_slots, plan);
   return absl::OkStatus();
 }

@@ -3,13 +3,49 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "kernels/cpu/thread_team.h"
 #include "server/cli/format.h"
 
 namespace tandem::server {
 
 using engine::kFull;
 using engine::kSliding;
+
+namespace {
+
+absl::StatusOr<engine::AssistantModel> LoadDrafter(const Settings& settings,
+                                                   const ModelSource& source,
+                                                   LoadedEngine& loaded) {
+  const AssistantSource& assistant = *source.assistant;
+  if (assistant.dummy()) {
+    return engine::LoadDummyAssistant(assistant.config, settings.dummy_seed, *loaded.backend,
+                                      nullptr);
+  }
+  absl::StatusOr<engine::AssistantModel> model =
+      engine::LoadAssistant(assistant.directory.string(), source.config, *loaded.backend, nullptr);
+  if (model.ok()) return model;
+  return AssistantTrouble(settings, assistant.directory, model.status());
+}
+
+void DescribeDrafter(const Console& console, const Settings& settings, const ModelSource& source) {
+  if (!source.assistant.has_value()) {
+    const char* const why = settings.spec_mode == "off"      ? "--spec-mode off"
+                            : settings.draft_model == "none" ? "--draft-model none"
+                                                             : "no assistant/ inside the model";
+    console.Note("drafter", absl::StrFormat("none (%s)", why), "loaded=false");
+    return;
+  }
+  const AssistantSource& assistant = *source.assistant;
+  const uint64_t parameters = CountParameters(assistant.config);
+  console.Note(
+      "drafter", AssistantText(assistant),
+      absl::StrFormat("loaded=true name=%s layers=%d width=%d head=%s parameters=%d "
+                      "donors=%s max_draft=%d mode=%s",
+                      assistant.name, assistant.config.num_layers(), assistant.config.hidden,
+                      HeadName(assistant.config), parameters, DonorsText(assistant.config, ","),
+                      assistant.max_draft_tokens, settings.spec_mode));
+}
+
+}  // namespace
 
 kernels::KvFormat KvFormatOf(const Settings& settings) {
   const std::string& type = settings.kv_type == "auto" ? settings.dtype : settings.kv_type;
@@ -21,13 +57,15 @@ std::string_view KvFormatName(kernels::KvFormat format) {
 }
 
 MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& source, int max_slots) {
-  return {.max_slots = max_slots,
-          .max_context = settings.max_context,
-          .max_step_rows = settings.max_step_rows,
-          .block_tokens = settings.block_tokens,
-          .kv_format = KvFormatOf(settings),
-          .kv_memory = settings.kv_memory,
-          .ple_in_file = !source.dummy()};
+  MemoryRequest request = {.max_slots = max_slots,
+                           .max_context = settings.max_context,
+                           .max_step_rows = settings.max_step_rows,
+                           .block_tokens = settings.block_tokens,
+                           .kv_format = KvFormatOf(settings),
+                           .kv_memory = settings.kv_memory,
+                           .ple_in_file = !source.dummy()};
+  if (source.assistant.has_value()) request.assistant = source.assistant->config;
+  return request;
 }
 
 absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings) {
@@ -53,12 +91,20 @@ absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings) {
 
 absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
     const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress) {
+    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress,
+    const WrapPropose& wrap) {
   auto loaded = std::make_unique<LoadedEngine>();
   loaded->backend = std::move(backend);
   loaded->memory = plan;
   loaded->kv_format = KvFormatOf(settings);
 
+  if (source.assistant.has_value()) {
+    absl::StatusOr<engine::AssistantModel> assistant = LoadDrafter(settings, source, *loaded);
+    if (!assistant.ok()) return assistant.status();
+    loaded->assistant_model = *std::move(assistant);
+    loaded->max_draft_tokens = source.assistant->max_draft_tokens;
+    for (const std::string& warning : loaded->assistant_model->warnings) console.Warn(warning);
+  }
   const std::unique_ptr<Progress> bar = console.StartProgress();
   const engine::LoadProgress report = [&](size_t done, size_t total) {
     bar->Update(done, total);
@@ -86,12 +132,30 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
     loaded->stores[group] = *std::move(store);
     stores[group] = &*loaded->stores[group];
   }
-  absl::StatusOr<std::unique_ptr<engine::Runner>> runner =
-      engine::Runner::Create(loaded->model, kernels::CpuOps(*loaded->backend), stores,
-                             {.max_step_rows = settings.max_step_rows});
+  const kernels::Ops& ops = kernels::CpuOps(*loaded->backend);
+  if (loaded->assistant_model.has_value()) {
+    absl::StatusOr<std::unique_ptr<engine::Assistant>> assistant = engine::Assistant::Create(
+        *loaded->assistant_model, loaded->model, ops, stores, {.max_slots = plan.max_slots});
+    if (!assistant.ok()) {
+      return AssistantTrouble(settings, source.assistant->directory, assistant.status());
+    }
+    loaded->assistant = *std::move(assistant);
+  }
+  engine::Propose propose = ProposeOf(*loaded);
+  if (wrap) propose = wrap(std::move(propose));
+  absl::StatusOr<std::unique_ptr<engine::Runner>> runner = engine::Runner::Create(
+      loaded->model, ops, stores, {.max_step_rows = settings.max_step_rows}, std::move(propose));
   if (!runner.ok()) return runner.status();
   loaded->runner = *std::move(runner);
   return loaded;
+}
+
+engine::Propose ProposeOf(LoadedEngine& engine) {
+  if (engine.assistant == nullptr) return nullptr;
+  return [assistant = engine.assistant.get()](std::span<const engine::DraftSlot> slots,
+                                              std::span<engine::Draft> drafts) {
+    return assistant->Propose(slots, drafts);
+  };
 }
 
 scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
@@ -102,13 +166,6 @@ scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
           .window = engine.model.config.sliding_window,
           .block_tokens = any->layout().block_tokens,
           .num_blocks = engine.memory.num_blocks};
-}
-
-std::thread StartScheduler(scheduler::Scheduler& scheduler) {
-  return std::thread([&scheduler] {
-    kernels::LowerPriority();
-    scheduler.Run();
-  });
 }
 
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
@@ -122,12 +179,14 @@ void DescribeStart(const Console& console, const Settings& settings, const Model
                absl::StrFormat("name=%s architecture=%s parameters=%d layers=%d vocab=%d",
                                source.name, source.config.model_type, parameters,
                                source.config.num_layers(), source.config.vocab));
+  DescribeDrafter(console, settings, source);
   console.Note("device", ops.name, "name=\"" + ops.name + "\"");
   console.Note("memory", MemoryText(plan),
-               absl::StrFormat("weight_bytes=%d ple_bytes=%d activation_bytes=%d kv_bytes=%d "
+               absl::StrFormat("weight_bytes=%d ple_bytes=%d activation_bytes=%d "
+                               "drafter_bytes=%d kv_bytes=%d "
                                "free_bytes=%d",
                                plan.weight_bytes, plan.ple_bytes, plan.activation_bytes,
-                               plan.kv_bytes, plan.free.bytes));
+                               plan.drafter_bytes, plan.kv_bytes, plan.free.bytes));
   const std::string format(KvFormatName(KvFormatOf(settings)));
   console.Note(
       "kv",

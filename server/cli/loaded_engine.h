@@ -1,22 +1,22 @@
-// A model ready to run steps: backend, weights, KV blocks, runner.
+// A model ready to run steps: backend, weights, KV blocks, drafter, runner.
 //
 // Not here  how much memory each gets (memory_plan.h); what the steps are (scheduler/,
-// bench_model.h).
+// bench_model.h); a model that answers (running_model.h).
 #pragma once
 
 #include <array>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <thread>
 
 #include "absl/status/statusor.h"
+#include "engine/assistant.h"
+#include "engine/load_assistant.h"
 #include "engine/load_model.h"
 #include "engine/runner.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kvcache/block_store.h"
 #include "scheduler/config.h"
-#include "scheduler/scheduler.h"
 #include "server/cli/console.h"
 #include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
@@ -30,9 +30,18 @@ struct LoadedEngine {
   MemoryPlan memory;
   kernels::KvFormat kv_format = kernels::KvFormat::kBf16;
   std::array<std::optional<kvcache::BlockStore>, engine::kNumKvGroups> stores;
+  std::optional<engine::AssistantModel> assistant_model;
+  std::unique_ptr<engine::Assistant> assistant;  // null: there is no drafter
+  int max_draft_tokens = 0;                      // longest draft; 0 without one
   std::unique_ptr<engine::Runner> runner;
   double load_s = 0.0;
 };
+
+// The assistant as the engine calls it, which it must not outlive; null without one.
+engine::Propose ProposeOf(LoadedEngine& engine);
+
+// Puts a proposer in front of another one, which is null without an assistant.
+using WrapPropose = std::function<engine::Propose(engine::Propose drafter)>;
 
 // --kv-type, or what follows from --dtype.
 kernels::KvFormat KvFormatOf(const Settings& settings);
@@ -46,19 +55,19 @@ MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& sourc
 //           machine does not have
 absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings);
 
-// Loads the weights with a progress bar and allocates what `plan` says.
+// Loads the weights with a progress bar and allocates what `plan` says. The assistant comes first:
+// it is small, and what is wrong with it shows before the model has been read.
 //   progress  also told, if given
+//   wrap      given the assistant as a proposer, returns the one to use; null: that one
 //   errors    name the file and the tensor, or the memory that could not be had
 absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
     const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress);
+    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress,
+    const WrapPropose& wrap = nullptr);
 
 scheduler::ModelLimits LimitsOf(const LoadedEngine& engine);
 
-// The thread that steps until Stop. It stands back for those that answer clients.
-std::thread StartScheduler(scheduler::Scheduler& scheduler);
-
-// The lines of the start-up output about model, device and memory.
+// The lines of the start-up output about model, drafter, device and memory.
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
                    const kernels::Ops& ops, const MemoryPlan& plan);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
+#include "engine/assistant.h"
+#include "engine/assistant_weights.h"
 #include "engine/runner.h"
 #include "engine/weights.h"
 #include "kvcache/block_table.h"
@@ -27,6 +29,7 @@ std::string PartsText(const MemoryPlan& plan) {
   std::string text = "weights " + BytesText(plan.weight_bytes);
   if (plan.ple_bytes > 0) text += " + PLE table " + BytesText(plan.ple_bytes);
   text += " + scratch " + BytesText(plan.activation_bytes);
+  if (plan.drafter_bytes > 0) text += " + drafter " + BytesText(plan.drafter_bytes);
   if (plan.kv_bytes > 0) text += " + KV " + BytesText(plan.kv_bytes);
   return text;
 }
@@ -55,6 +58,15 @@ absl::Status NotEnough(const MemoryPlan& plan, const std::string& what_to_do) {
       PartsText(plan), BytesText(plan.free.bytes), plan.free.limit, what_to_do));
 }
 
+// The ordering of a clustered head is no parameter.
+uint64_t CountValues(const std::vector<engine::WeightItem>& items) {
+  uint64_t values = 0;
+  for (const engine::WeightItem& item : items) {
+    if (item.kind != engine::WeightItem::Kind::kTokenIds) values += engine::NumElements(item);
+  }
+  return values;
+}
+
 }  // namespace
 
 KvCost GroupKvCost(const engine::ModelConfig& config, KvGroup group, kernels::KvFormat format) {
@@ -71,13 +83,14 @@ uint64_t CountParameters(const engine::ModelConfig& config) {
   engine::Weights weights;
   std::vector<engine::WeightItem> items;
   engine::LayOutWeights(config, nullptr, weights, items);
-  uint64_t parameters = engine::PleTableBytes(config) / sizeof(kernels::Bf16);
-  for (const engine::WeightItem& item : items) {
-    uint64_t elements = item.kind == engine::WeightItem::Kind::kGate ? 2 : 1;
-    for (const int64_t dim : item.shape) elements *= dim;
-    parameters += elements;
-  }
-  return parameters;
+  return engine::PleTableBytes(config) / sizeof(kernels::Bf16) + CountValues(items);
+}
+
+uint64_t CountParameters(const engine::AssistantConfig& config) {
+  engine::AssistantWeights weights;
+  std::vector<engine::WeightItem> items;
+  engine::LayOutAssistantWeights(config, nullptr, weights, items);
+  return CountValues(items);
 }
 
 absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
@@ -89,10 +102,16 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
   }
   MemoryPlan plan;
   plan.free = free;
+  plan.max_slots = request.max_slots;
   plan.weight_bytes = engine::WeightBytes(config);
   plan.ple_bytes = request.ple_in_file ? 0 : engine::PleTableBytes(config);
   plan.activation_bytes =
       engine::Runner::ScratchBytes(config, {.max_step_rows = request.max_step_rows});
+  if (request.assistant.has_value()) {
+    plan.drafter_bytes =
+        engine::AssistantWeightBytes(*request.assistant) +
+        engine::Assistant::ScratchBytes(*request.assistant, {.max_slots = request.max_slots});
+  }
   for (const KvGroup group : {kSliding, kFull}) {
     std::vector<kvcache::LayerKv> layers =
         engine::KvLayers(config, group, request.kv_format, request.kv_format);

@@ -9,9 +9,11 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/assistant_config.h"
 #include "engine/model_config.h"
 #include "kernels/types.h"
 #include "server/cli/machine.h"
@@ -28,21 +30,26 @@ struct MemoryRequest {
   kernels::KvFormat kv_format = kernels::KvFormat::kBf16;
   MemoryAmount kv_memory;
   bool ple_in_file = true;  // the per-layer table stays in its mapped file and needs no memory
+  std::optional<engine::AssistantConfig> assistant;  // that guesses
 };
 
 struct MemoryPlan {
   uint64_t weight_bytes = 0;
-  uint64_t ple_bytes = 0;  // of the per-layer table, when it is held in memory
-  uint64_t activation_bytes = 0;
-  uint64_t kv_bytes = 0;  // of all blocks
+  uint64_t ple_bytes = 0;         // of the per-layer table, when it is held in memory
+  uint64_t activation_bytes = 0;  // logits included
+  uint64_t drafter_bytes = 0;     // weights and scratch of the assistant
+  uint64_t kv_bytes = 0;          // of all blocks
   FreeMemory free;
   std::array<int32_t, engine::kNumKvGroups> num_blocks = {};
   std::array<uint64_t, engine::kNumKvGroups> block_bytes = {};
+  int max_slots = 0;    // as asked for
   int max_context = 0;  // what one sequence can have
   int sequences = 0;    // of typical_tokens each that fit at the same time, at most max_slots
   int typical_tokens = 0;
 
-  uint64_t needed_bytes() const { return weight_bytes + ple_bytes + activation_bytes + kv_bytes; }
+  uint64_t needed_bytes() const {
+    return weight_bytes + ple_bytes + activation_bytes + drafter_bytes + kv_bytes;
+  }
 };
 
 // Bytes of KV that one token of context takes in a group, and the most that a sequence can hold of
@@ -54,15 +61,16 @@ struct KvCost {
 KvCost GroupKvCost(const engine::ModelConfig& config, engine::KvGroup group,
                    kernels::KvFormat format);
 
-// Parameters of the text model as published: every stored tensor once.
+// Parameters of the text model, or of an assistant, as published: every stored tensor once.
 uint64_t CountParameters(const engine::ModelConfig& config);
+uint64_t CountParameters(const engine::AssistantConfig& config);
 
 //   errors  kResourceExhausted with what is needed, what is free and which option to change;
 //           kInvalidArgument for a max_context above the model's limit
 absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
                                       const MemoryRequest& request, const FreeMemory& free);
 
-// "weights 4.5 GiB + scratch 0.2 GiB + KV 0.9 GiB = 5.6 GiB of 22.1 GiB free"
+// "weights 4.5 GiB + scratch 0.2 GiB + drafter 0.2 GiB + KV 0.9 GiB = 5.8 GiB of 22.1 GiB free"
 std::string MemoryText(const MemoryPlan& plan);
 
 }  // namespace tandem::server

@@ -81,7 +81,7 @@ fs::path FindDemoModel(const fs::path& program) {
   return {};
 }
 
-absl::StatusOr<ModelSource> FindModel(const Settings& settings) {
+absl::StatusOr<ModelSource> FindTarget(const Settings& settings) {
   ModelSource source;
   if (settings.load_format == "dummy") {
     absl::StatusOr<engine::ModelConfig> config = engine::PublishedShape(settings.model_shape);
@@ -107,6 +107,23 @@ absl::StatusOr<ModelSource> FindModel(const Settings& settings) {
   source.name = DirectoryName(source.directory);
   source.variant = PublishedName(*config);
   source.config = *std::move(config);
+  return source;
+}
+
+AssistedModel Assisted(const ModelSource& source) {
+  return {.directory = source.directory,
+          .name = source.name,
+          .variant = source.variant,
+          .config = source.config};
+}
+
+absl::StatusOr<ModelSource> FindModel(const Settings& settings) {
+  absl::StatusOr<ModelSource> source = FindTarget(settings);
+  if (!source.ok()) return source;
+  absl::StatusOr<std::optional<AssistantSource>> assistant =
+      FindAssistant(settings, Assisted(*source));
+  if (!assistant.ok()) return assistant.status();
+  source->assistant = *std::move(assistant);
   return source;
 }
 

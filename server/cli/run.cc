@@ -10,15 +10,15 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "scheduler/draft_report.h"
 #include "scheduler/scheduler.h"
 #include "server/chat/render_chat.h"
 #include "server/cli/console.h"
 #include "server/cli/format.h"
-#include "server/cli/loaded_engine.h"
+#include "server/cli/running_model.h"
 #include "server/cli/served_model_facts.h"
 #include "server/cli/signals.h"
 #include "server/cli/verbs.h"
@@ -132,22 +132,27 @@ absl::StatusOr<GenerationSpec> MakeSpec(const Settings& settings, const ModelSou
   sampling.seed = run.seed.value_or(RandomBits());
   spec.request.stop.max_tokens = run.max_tokens > 0 ? run.max_tokens : -1;
   spec.request.stop.eos_ids = source.config.generation.eos_ids;
+  spec.request.speculation = DefaultSpeculation(settings, source.assistant);
   spec.request.client_id = "run";
   spec.stop = run.stop;
   return spec;
 }
 
-void PrintJson(const Answer& answer, const std::string& model, uint64_t seed) {
+void PrintJson(const Answer& answer, const std::string& model, uint64_t seed, bool speculates) {
   const scheduler::RequestStats& stats = answer.finished().stats;
-  const nlohmann::ordered_json json = {
-      {"model", model},
-      {"text", answer.text()},
-      {"finish_reason", scheduler::FinishReasonName(answer.reason())},
-      {"seed", seed},
-      {"prompt_tokens", stats.prompt_tokens},
-      {"completion_tokens", stats.completion_tokens},
-      {"ttft_ms", stats.ttft_us / 1000.0},
-      {"total_ms", stats.total_us / 1000.0}};
+  nlohmann::ordered_json json = {{"model", model},
+                                 {"text", answer.text()},
+                                 {"finish_reason", scheduler::FinishReasonName(answer.reason())},
+                                 {"seed", seed},
+                                 {"prompt_tokens", stats.prompt_tokens},
+                                 {"completion_tokens", stats.completion_tokens},
+                                 {"ttft_ms", stats.ttft_us / 1000.0},
+                                 {"total_ms", stats.total_us / 1000.0}};
+  if (speculates) {
+    json["drafted_tokens"] = stats.drafts.drafted;
+    json["accepted_tokens"] = stats.drafts.accepted;
+    json["tokens_per_round"] = scheduler::TokensPerRound(stats.drafts);
+  }
   std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
@@ -155,12 +160,17 @@ void SayRates(const Console& console, const scheduler::RequestStats& stats) {
   const auto rate = [](int tokens, int64_t us) { return us > 0 ? tokens * 1e6 / us : 0.0; };
   const double in = rate(stats.prompt_tokens, stats.prefill_us);
   const double out = rate(stats.completion_tokens - 1, stats.decode_us);
-  console.Note("done",
-               absl::StrFormat("%d tokens in at %.1f tok/s, %d out at %.1f tok/s",
-                               stats.prompt_tokens, in, stats.completion_tokens, out),
+  std::string text = absl::StrFormat("%d tokens in at %.1f tok/s, %d out at %.1f tok/s",
+                                     stats.prompt_tokens, in, stats.completion_tokens, out);
+  if (stats.drafts.drafted > 0) {
+    text += absl::StrFormat("; %d of %d guesses held, %.2f tokens per round", stats.drafts.accepted,
+                            stats.drafts.drafted, scheduler::TokensPerRound(stats.drafts));
+  }
+  console.Note("done", text,
                absl::StrFormat("prompt_tokens=%d prompt_tok_per_s=%.1f completion_tokens=%d "
-                               "generation_tok_per_s=%.1f",
-                               stats.prompt_tokens, in, stats.completion_tokens, out));
+                               "generation_tok_per_s=%.1f drafted=%d accepted=%d",
+                               stats.prompt_tokens, in, stats.completion_tokens, out,
+                               stats.drafts.drafted, stats.drafts.accepted));
 }
 
 }  // namespace
@@ -174,50 +184,39 @@ absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal) 
   if (!IsValidUtf8(*prompt)) return absl::InvalidArgumentError("the prompt is not valid UTF-8");
   absl::StatusOr<ModelSource> source = FindModel(settings);
   if (!source.ok()) return source.status();
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
-  absl::StatusOr<MemoryPlan> plan = PlanMemory(
-      source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
-  if (!plan.ok()) return plan.status();
-  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizers(settings, *source);
   if (!tokenizer.ok()) return tokenizer.status();
-  const Console console(terminal, /*quiet=*/true);
-  absl::StatusOr<std::unique_ptr<LoadedEngine>> loaded =
-      LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
-  if (!loaded.ok()) return loaded.status();
-  LoadedEngine& engine = **loaded;
-
   absl::StatusOr<GenerationSpec> spec = MakeSpec(settings, *source, *tokenizer, *prompt);
   if (!spec.ok()) return spec.status();
-  const scheduler::ModelLimits limits = LimitsOf(engine);
-  const scheduler::SchedulerConfig config = {.max_slots = 1,
-                                             .max_step_rows = settings.max_step_rows};
-  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
-  scheduler::Scheduler scheduler(config, limits,
-                                 [&](const engine::StepBatch& batch, engine::StepResult& result) {
-                                   return engine.runner->Run(batch, result);
-                                 });
-  std::thread scheduler_thread = StartScheduler(scheduler);
+  const Console console(terminal, /*quiet=*/true);
+  ModelStart start;
+  start.memory = MemoryRequestOf(settings, *source, settings.max_slots);
+  start.scheduler = [&](const scheduler::ModelLimits&) {
+    return scheduler::SchedulerConfig{.max_slots = 1, .max_step_rows = settings.max_step_rows};
+  };
+  start.text.text_threads = 1;
+  absl::StatusOr<std::unique_ptr<RunningModel>> running = RunningModel::Start(
+      settings, *std::move(source), *std::move(tokenizer), console, std::move(start));
+  if (!running.ok()) return running.status();
+  RunningModel& model = **running;
+
   Answer answer(/*stream=*/!settings.json);
-  spec->request.arrival_us = scheduler.now_us();
+  spec->request.arrival_us = model.scheduler().now_us();
   const uint64_t seed = spec->request.sampling.seed;
-  {
-    Generator generator({.text_threads = 1, .max_context = limits.max_context},
-                        {.tokenizer = &*tokenizer, .vocab_size = limits.vocab_size}, scheduler);
-    const Generator::Handle handle = generator.Start(
-        *std::move(spec), [&](OutputEvent event) { answer.OnEvent(std::move(event)); });
-    interruption.SetCancel(
-        [&, handle] { generator.Cancel(handle, scheduler::CancelCause::kAborted); });
-    answer.Wait();
-    interruption.SetCancel(nullptr);
-  }
-  scheduler.Stop();
-  scheduler_thread.join();
+  Generator& generator = model.generator();
+  const Generator::Handle handle = generator.Start(
+      *std::move(spec), [&](OutputEvent event) { answer.OnEvent(std::move(event)); });
+  interruption.SetCancel(
+      [&, handle] { generator.Cancel(handle, scheduler::CancelCause::kAborted); });
+  answer.Wait();
+  interruption.SetCancel(nullptr);
+  model.Stop();
 
   if (!settings.json && !answer.text().empty() && answer.text().back() != '\n') std::puts("");
   if (interruption.happened()) return kInterrupted;
   if (!answer.finished().status.ok()) return answer.finished().status;
-  if (settings.json) PrintJson(answer, source->name, seed);
+  if (settings.json)
+    PrintJson(answer, model.source().name, seed, model.source().assistant.has_value());
   SayRates(console, answer.finished().stats);
   return 0;
 }

@@ -25,12 +25,12 @@
 #include "server/cli/console.h"
 #include "server/cli/format.h"
 #include "server/cli/loaded_engine.h"
+#include "server/cli/running_model.h"
 #include "server/cli/served_model_facts.h"
 #include "server/cli/signals.h"
 #include "server/cli/status_line.h"
 #include "server/cli/verbs.h"
 #include "server/cli/version.h"
-#include "server/generation/generator.h"
 #include "server/grpc/grpc_server.h"
 #include "server/health/health_state.h"
 #include "server/http/http_server.h"
@@ -119,27 +119,6 @@ GrpcConfig MakeGrpcConfig(const Settings& settings) {
   return config;
 }
 
-// One row through the model, so that what is wrong with it shows before readiness does.
-absl::Status WarmUp(LoadedEngine& loaded) {
-  const int32_t block = 0;
-  engine::Segment segment = {.row_begin = 0, .num_rows = 1};
-  for (int group = 0; group < engine::kNumKvGroups; ++group) {
-    if (loaded.stores[group].has_value()) segment.block_table[group] = {&block, 1};
-  }
-  const engine::SamplingParams greedy = {.temperature = 0.0f};
-  const engine::StepBatch batch = {.ids = {loaded.model.config.bos_id},
-                                   .positions = {0},
-                                   .segments = {segment},
-                                   .samples = {{.row = 0, .params = &greedy, .position = 1}}};
-  engine::StepResult result;
-  if (absl::Status s = loaded.runner->Run(batch, result); !s.ok()) return s;
-  if (!result.tokens.at(0).finite) {
-    return absl::DataLossError(
-        "the model's first token has no finite logit; are the weights damaged?");
-  }
-  return absl::OkStatus();
-}
-
 scheduler::SchedulerConfig MakeSchedulerConfig(const Settings& settings,
                                                const scheduler::ModelLimits& limits) {
   int64_t kv_tokens = 0;  // of the full group, or of the only one
@@ -224,6 +203,13 @@ void SayReady(const Console& console, const Listeners& listeners, bool has_chat,
   }
 }
 
+void SayLoaded(const Console& console, const LoadedEngine& engine) {
+  const MemoryPlan& plan = engine.memory;
+  const uint64_t bytes = plan.weight_bytes + plan.ple_bytes;
+  console.Note("loaded", absl::StrFormat("%s in %s", BytesText(bytes), SecondsText(engine.load_s)),
+               absl::StrFormat("bytes=%d seconds=%.2f", bytes, engine.load_s));
+}
+
 // Status lines until the first signal.
 void WaitForSignal(const Console& console, const scheduler::Scheduler& scheduler,
                    Stopper& stopper) {
@@ -260,61 +246,40 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   absl::StatusOr<Listeners> listeners = Listen(settings, health, metrics);
   if (!listeners.ok()) return listeners.status();
 
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
-  absl::StatusOr<MemoryPlan> plan = PlanMemory(
-      source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
-  if (!plan.ok()) return plan.status();
-  DescribeStart(console, settings, *source, kernels::CpuOps(**backend), *plan);
-
-  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(*source);
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizers(settings, *source);
   if (!tokenizer.ok()) return tokenizer.status();
-  absl::StatusOr<std::unique_ptr<LoadedEngine>> loaded = LoadEngine(
-      settings, *source, *plan, *std::move(backend), console, [&](size_t done, size_t total) {
-        health.SetProgress(total == 0 ? 1.0 : static_cast<double>(done) / total);
-      });
-  if (!loaded.ok()) return loaded.status();
-  LoadedEngine& engine = **loaded;
-  metrics.SetStartupSeconds("load", engine.load_s);
-  console.Note("loaded",
-               absl::StrFormat("%s in %s", BytesText(plan->weight_bytes + plan->ple_bytes),
-                               SecondsText(engine.load_s)),
-               absl::StrFormat("bytes=%d seconds=%.2f", plan->weight_bytes + plan->ple_bytes,
-                               engine.load_s));
-  const double warm_up_s = MonotonicSeconds();
-  if (absl::Status s = WarmUp(engine); !s.ok()) return s;
-  metrics.SetStartupSeconds("warmup", MonotonicSeconds() - warm_up_s);
+  ModelStart start;
+  start.memory = MemoryRequestOf(settings, *source, settings.max_slots);
+  start.scheduler = [&](const scheduler::ModelLimits& limits) {
+    return MakeSchedulerConfig(settings, limits);
+  };
+  start.text.default_max_tokens = settings.default_max_tokens;
+  start.describe = true;
+  start.progress = [&](size_t done, size_t total) {
+    health.SetProgress(total == 0 ? 1.0 : static_cast<double>(done) / total);
+  };
+  start.observer = {.on_step = [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); },
+                    .on_freed = [&](scheduler::CancelCause, int64_t us) { metrics.OnFreed(us); }};
+  absl::StatusOr<std::unique_ptr<RunningModel>> running = RunningModel::Start(
+      settings, *std::move(source), *std::move(tokenizer), console, std::move(start));
+  if (!running.ok()) return running.status();
+  RunningModel& model = **running;
+  scheduler::Scheduler& scheduler = model.scheduler();
+  SayLoaded(console, model.engine());
+  metrics.SetStartupSeconds("load", model.engine().load_s);
+  metrics.SetStartupSeconds("warmup", model.warm_up_s());
 
-  const scheduler::ModelLimits limits = LimitsOf(engine);
-  const scheduler::SchedulerConfig config = MakeSchedulerConfig(settings, limits);
-  if (absl::Status s = scheduler::Validate(config, limits); !s.ok()) return s;
-  scheduler::Scheduler scheduler(
-      config, limits,
-      [&](const engine::StepBatch& batch, engine::StepResult& result) {
-        return engine.runner->Run(batch, result);
-      },
-      scheduler::MonotonicNowUs,
-      {.on_step = [&](const scheduler::StepTiming& timing) { metrics.OnStep(timing); },
-       .on_freed = [&](scheduler::CancelCause, int64_t us) { metrics.OnFreed(us); }});
-  std::thread scheduler_thread = StartScheduler(scheduler);
-
-  std::optional<Generator> generator;
-  generator.emplace(GeneratorConfig{.max_context = limits.max_context,
-                                    .default_max_tokens = settings.default_max_tokens},
-                    ModelText{.tokenizer = &*tokenizer,
-                              .vocab_size = limits.vocab_size,
-                              .invalid_prompt_ids = source->config.media_ids},
-                    scheduler);
-  const ServedModel served =
-      DescribeModel(settings, *source, *tokenizer, engine, generator->max_prompt_tokens());
+  const ServedModel served = DescribeModel(settings, model.source(), model.tokenizer(),
+                                           model.engine(), model.generator().max_prompt_tokens());
   const EngineProbe probe = {.stats = [&] { return scheduler.stats(); },
                              .now_us = [&] { return scheduler.now_us(); }};
-  metrics.SetModel(FactsOf(served, engine));
+  metrics.SetModel(FactsOf(served, model.engine()));
   metrics.WatchEngine(probe);
   health.WatchEngine(probe);
   health.SetPhase(Phase::kReady);
   listeners->grpc->Serve(
-      served, {.generator = &*generator, .tokenizer = &*tokenizer, .scheduler = &scheduler});
+      served,
+      {.generator = &model.generator(), .tokenizer = &model.tokenizer(), .scheduler = &scheduler});
   stopper.Arm([&] { listeners->grpc->HurryShutdown(); });
   SayReady(console, *listeners, served.has_chat, MonotonicSeconds() - begin_s);
 
@@ -327,9 +292,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
                absl::StrFormat("grace_s=%d timeout_s=%d", grace_s, settings.drain_timeout_s));
   listeners->grpc->Shutdown(int64_t{settings.drain_timeout_s} * 1000, int64_t{grace_s} * 1000);
   stopper.Disarm();
-  generator.reset();
-  scheduler.Stop();
-  scheduler_thread.join();
+  model.Stop();
   metrics.WatchEngine({});
   health.WatchEngine({});
   int64_t requests = 0;

@@ -9,11 +9,15 @@
 #include "absl/strings/str_format.h"
 #include "server/chat/chat_tokens.h"
 #include "server/grpc/digest.h"
+#include "server/grpc/request_errors.h"
+#include "server/text/tokenizer_json.h"
 
 namespace tandem::server {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kFirstComparedToken = 5;
 
 std::optional<std::string> ReadText(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -65,6 +69,40 @@ absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source) {
         "%s has %d tokens, but the model of config.json has a vocabulary of %d; they do not belong "
         "together",
         path.string(), tokenizer->vocab_size(), source.config.vocab));
+  }
+  return tokenizer;
+}
+
+absl::Status CheckAssistantTokenizer(const ModelSource& source, const Tokenizer& tokenizer) {
+  if (source.dummy() || !source.assistant.has_value() || source.assistant->dummy()) {
+    return absl::OkStatus();
+  }
+  const fs::path path = source.assistant->directory / "tokenizer.json";
+  const std::optional<std::string> json = ReadText(path);
+  if (!json.has_value() || json == ReadText(TokenizerPath(source))) return absl::OkStatus();
+  const absl::StatusOr<TokenizerTables> tables = ReadTokenizerJson(*json, path.string());
+  if (!tables.ok()) return tables.status();
+  const int size = static_cast<int>(tables->pieces.size());
+  if (size != tokenizer.vocab_size()) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s has %d tokens, the model's tokenizer has %d; they do not belong "
+                        "together",
+                        path.string(), size, tokenizer.vocab_size()));
+  }
+  for (int id = kFirstComparedToken; id < size; ++id) {
+    if (tables->pieces[id] == tokenizer.vocabulary().Piece(id)) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "token %d is %s in %s, but %s in the model's tokenizer; they do not belong together", id,
+        Printable(tables->pieces[id]), path.string(), Printable(tokenizer.vocabulary().Piece(id))));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Tokenizer> LoadTokenizers(const Settings& settings, const ModelSource& source) {
+  absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(source);
+  if (!tokenizer.ok()) return tokenizer;
+  if (absl::Status s = CheckAssistantTokenizer(source, *tokenizer); !s.ok()) {
+    return AssistantTrouble(settings, source.assistant->directory, s);
   }
   return tokenizer;
 }
@@ -125,6 +163,16 @@ ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
       chat.turn_open != ChatTokens::kMissing && chat.turn_close != ChatTokens::kMissing;
   model.chat_format = ChatFormatOf(source);
   model.capabilities = {"logprobs", "prompt_logprobs", "deterministic"};
+  if (source.assistant.has_value()) {
+    const AssistantSource& assistant = *source.assistant;
+    model.drafter =
+        ServedDrafter{.name = assistant.name,
+                      .layers = assistant.config.num_layers(),
+                      .max_draft_tokens = assistant.max_draft_tokens,
+                      .weight_format = "bf16",
+                      .default_mode = DefaultSpeculation(settings, source.assistant).mode};
+    model.capabilities.push_back("speculative");
+  }
   if (model.has_chat) model.capabilities.insert(model.capabilities.end(), {"chat", "tools"});
   model.backend = "cpu";
   model.device_name = CpuModelName();
@@ -137,8 +185,10 @@ ModelFacts FactsOf(const ServedModel& model, const LoadedEngine& engine) {
           .weight_format = model.weight_format,
           .kv_format = model.kv_format,
           .backend = model.backend,
+          .drafter = model.drafter.has_value() ? model.drafter->name : "",
           .kv_block_tokens = model.kv_block_tokens,
-          .kv_blocks = engine.memory.num_blocks[engine::kFull]};
+          .kv_blocks = engine.memory.num_blocks[engine::kFull],
+          .max_draft_tokens = model.drafter.has_value() ? model.drafter->max_draft_tokens : 0};
 }
 
 }  // namespace tandem::server

@@ -17,6 +17,15 @@ namespace tandem::server {
 // weights borrow the demo model's: ids beyond it have no text.
 absl::StatusOr<Tokenizer> LoadTokenizer(const ModelSource& source);
 
+// Whether the assistant means the same tokens, where it comes with a tokenizer.json of its own
+// (mtp.md 1.3 item 3): pieces with an id of 5 and above; those below are control tokens, whose
+// names differ between releases. With dummy weights on either side nothing is compared.
+//   errors  kFailedPrecondition naming the first id that differs; those of ReadTokenizerJson
+absl::Status CheckAssistantTokenizer(const ModelSource& source, const Tokenizer& tokenizer);
+
+// LoadTokenizer, and CheckAssistantTokenizer with AssistantTrouble.
+absl::StatusOr<Tokenizer> LoadTokenizers(const Settings& settings, const ModelSource& source);
+
 // Whether the model was trained to take turns: its generation_config.json ends an answer with the
 // token that closes a turn.
 bool IsInstruct(const engine::ModelConfig& config, const Tokenizer& tokenizer);

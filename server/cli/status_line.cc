@@ -1,8 +1,26 @@
 #include "server/cli/status_line.h"
 
 #include "absl/strings/str_format.h"
+#include "scheduler/draft_report.h"
 
 namespace tandem::server {
+namespace {
+
+void AddDrafts(const scheduler::DraftCounts& drafts, StatusLine& line) {
+  if (drafts.drafted == 0) return;
+  std::string held;
+  for (int i = 0; i < scheduler::DraftedPositions(drafts); ++i) {
+    held +=
+        absl::StrFormat("%s%.0f", i == 0 ? "" : "/", 100.0 * scheduler::AcceptanceAt(drafts, i));
+  }
+  const double per_round = scheduler::TokensPerRound(drafts);
+  line.text += absl::StrFormat("  drafts held %s %%  %.1f tok/round", held, per_round);
+  line.event +=
+      absl::StrFormat(" drafted=%d accepted=%d accepted_percent_by_position=%s tok_per_round=%.2f",
+                      drafts.drafted, drafts.accepted, held, per_round);
+}
+
+}  // namespace
 
 std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before,
                                          const scheduler::SchedulerStats& now, double seconds) {
@@ -16,12 +34,14 @@ std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before
   const double in = rate(before.prompt_tokens_total, now.prompt_tokens_total);
   const double out = rate(before.generated_tokens_total, now.generated_tokens_total);
   const double kv_percent = 100.0 * scheduler::KvUsage(now);
-  return StatusLine{
+  StatusLine line = {
       .text = absl::StrFormat("in %.1f tok/s  out %.1f tok/s  running %d  waiting %d  KV %.0f %%",
                               in, out, now.running, waiting, kv_percent),
       .event = absl::StrFormat("prompt_tok_per_s=%.1f generation_tok_per_s=%.1f running=%d "
                                "waiting=%d kv_percent=%.1f preemptions=%d",
                                in, out, now.running, waiting, kv_percent, now.preemptions_total)};
+  AddDrafts(scheduler::Between(before.drafts, now.drafts), line);
+  return line;
 }
 
 }  // namespace tandem::server

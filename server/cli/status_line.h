@@ -9,7 +9,9 @@
 namespace tandem::server {
 
 struct StatusLine {
-  std::string text;   // "in 512.0 tok/s  out 24.1 tok/s  running 4  waiting 2  KV 18 %"
+  // "in 512.0 tok/s  out 24.1 tok/s  running 4  waiting 2  KV 18 %", and if drafts were verified
+  // "  drafts held 81/64/40 %  2.3 tok/round": by position in the draft, and over all rounds.
+  std::string text;
   std::string event;  // "prompt_tok_per_s=512.0 ..."
 };
 

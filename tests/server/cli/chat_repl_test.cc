@@ -242,6 +242,21 @@ TEST(ChatTest, StatsCountTheConversation) {
   talk.Run();
   EXPECT_THAT(talk.written, HasSubstr("answers 2  messages 4  tokens in 40, out 22  20.0 tok/s"));
   EXPECT_THAT(talk.written, HasSubstr("context 31 of 4 096 tokens"));
+  EXPECT_THAT(talk.written, Not(HasSubstr("drafts")));
+}
+
+TEST(ChatTest, StatsTellWhatGuessesWereWorthOverAllAnswers) {
+  // Given two answers whose 10 and 5 steps gave 20 and 10 tokens after the first, and one plain.
+  Talk talk;
+  talk.answers = {
+      {.completion_tokens = 21, .steps = 10, .drafted_tokens = 20, .accepted_tokens = 10},
+      {.completion_tokens = 11, .steps = 5, .drafted_tokens = 10, .accepted_tokens = 5},
+      {.completion_tokens = 6, .steps = 5}};
+  talk.Type({"Hi", "Ho", "He", "/stats"});
+  talk.Run();
+  EXPECT_THAT(talk.written, HasSubstr("10 of 20 drafted accepted  2.00 tokens per round"));
+  EXPECT_THAT(talk.written,
+              HasSubstr("drafts: 15 of 30 guesses held (50 %)  1.75 tokens per round"));
 }
 
 TEST(ChatTest, QuitLeavesAndAWrongCommandDoesNot) {

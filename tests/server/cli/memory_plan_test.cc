@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 
+#include "engine/assistant_weights.h"
 #include "engine/weights.h"
 #include "scheduler/config.h"
 #include "server/cli/bench_measure.h"
@@ -17,6 +18,7 @@ using engine::kFull;
 using engine::kSliding;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 
@@ -36,6 +38,17 @@ TEST(ParametersTest, TheyEqualThePublishedCounts) {
       {"e2b", 4.629}, {"e4b", 7.463}, {"12b", 11.907}, {"26b", 25.233}, {"31b", 30.697}};
   for (const auto& [name, billions] : published) {
     EXPECT_NEAR(CountParameters(Shape(name)) / 1e9, billions, 0.0006) << name;
+  }
+}
+
+TEST(ParametersTest, ThoseOfAssistantsEqualThePublishedCounts) {
+  // In millions, mtp.md 1.2.
+  const std::map<std::string, double> published = {
+      {"e2b", 77.7}, {"e4b", 78.5}, {"12b", 422.8}, {"26b", 419.7}, {"31b", 469.5}};
+  for (const auto& [name, millions] : published) {
+    const auto config = engine::PublishedAssistantShape(name);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_NEAR(CountParameters(*config) / 1e6, millions, 0.06) << name;
   }
 }
 
@@ -102,6 +115,22 @@ TEST(MemoryPlanTest, AutomaticKvLeavesRoomWhenMemoryIsShort) {
   EXPECT_EQ(plan->max_context, 32768);
   EXPECT_GE(plan->sequences, 1);
   EXPECT_LT(plan->sequences, 16);
+}
+
+TEST(MemoryPlanTest, AnAssistantTakesItsPlace) {
+  const engine::ModelConfig config = Shape("e2b");
+  const auto assistant = engine::PublishedAssistantShape("e2b");
+  ASSERT_TRUE(assistant.ok()) << assistant.status();
+  const auto without = PlanMemory(config, {}, Free(16));
+  const auto with = PlanMemory(config, {.assistant = *assistant}, Free(16));
+  ASSERT_TRUE(without.ok()) << without.status();
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_EQ(without->drafter_bytes, 0u);
+  EXPECT_GT(with->drafter_bytes, engine::AssistantWeightBytes(*assistant));
+  EXPECT_EQ(with->needed_bytes() - with->kv_bytes,
+            without->needed_bytes() - without->kv_bytes + with->drafter_bytes);
+  EXPECT_THAT(MemoryText(*with), HasSubstr(" + drafter "));
+  EXPECT_THAT(MemoryText(*without), Not(HasSubstr("drafter")));
 }
 
 TEST(MemoryPlanTest, KvMemoryIsTakenAsGivenInBytesOrAsAShare) {

@@ -7,6 +7,7 @@ namespace tandem::server {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(StatusLineTest, AnIdleServerIsSilent) {
   scheduler::SchedulerStats stats;
@@ -30,6 +31,29 @@ TEST(StatusLineTest, RatesAreOfTheTimeBetweenTheSnapshots) {
   ASSERT_TRUE(line.has_value());
   EXPECT_EQ(line->text, "in 512.0 tok/s  out 24.1 tok/s  running 4  waiting 2  KV 18 %");
   EXPECT_THAT(line->event, HasSubstr("prompt_tok_per_s=512.0 generation_tok_per_s=24.1"));
+}
+
+TEST(StatusLineTest, DraftsOfTheTimeBetweenTheSnapshotsAreReportedByPosition) {
+  // Given drafts before, of which none held, and eight rounds since: four with a draft of two.
+  scheduler::SchedulerStats before;
+  before.drafts = {.rounds = 9, .rounds_with_draft = 9, .drafted = 9};
+  before.drafts.drafted_at = {9};
+  scheduler::SchedulerStats now = before;
+  now.steps_total = 8;
+  now.drafts.rounds += 8;
+  now.drafts.rounds_with_draft += 4;
+  now.drafts.drafted += 8;
+  now.drafts.accepted += 4;
+  now.drafts.drafted_at = {9 + 4, 4};
+  now.drafts.accepted_at = {3, 1};
+  const auto line = MakeStatusLine(before, now, 10.0);
+  ASSERT_TRUE(line.has_value());
+  EXPECT_THAT(line->text, HasSubstr("KV 0 %  drafts held 75/25 %  1.5 tok/round"));
+  EXPECT_THAT(line->event, HasSubstr("drafted=8 accepted=4"));
+  // Without drafts since, nothing is said of them.
+  scheduler::SchedulerStats later = now;
+  later.steps_total = 9;
+  EXPECT_THAT(MakeStatusLine(now, later, 10.0)->text, Not(HasSubstr("drafts")));
 }
 
 TEST(StatusLineTest, WorkThatBeganAndEndedInBetweenIsReported) {
