@@ -48,7 +48,7 @@ void ChoiceStream::Push(engine::SampledToken token, Time now) {
 
 void ChoiceStream::CountStep(int tokens_before, int drafted, int accepted) {
   const int taken = num_tokens_ - tokens_before;
-  const int verified = std::min(drafted, taken);
+  const int verified = ended_.has_value() ? std::min(drafted, taken) : drafted;
   const int held = std::min(accepted, taken);
   ++pending_.steps;
   pending_.drafted += verified;

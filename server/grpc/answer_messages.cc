@@ -1,6 +1,6 @@
 #include "server/grpc/answer_messages.h"
 
-#include <algorithm>
+#include "scheduler/draft_report.h"
 
 namespace tandem::server {
 namespace {
@@ -118,10 +118,21 @@ v1::Timing ToTiming(const scheduler::RequestStats& stats) {
   return timing;
 }
 
-v1::SpeculativeStats ToSpeculativeStats(int completion_tokens, int choices) {
+v1::SpeculativeStats ToSpeculativeStats(const scheduler::DraftCounts& drafts,
+                                        const scheduler::Speculation& speculation) {
   v1::SpeculativeStats stats;
-  stats.set_enabled(false);
-  stats.set_steps(static_cast<uint32_t>(std::max(0, completion_tokens - choices)));
+  const bool enabled = speculation.mode != scheduler::Speculation::Mode::kOff;
+  stats.set_enabled(enabled);
+  if (enabled) stats.set_max_draft_tokens(static_cast<uint32_t>(speculation.max_draft_tokens));
+  stats.set_steps(static_cast<uint32_t>(drafts.rounds));
+  stats.set_steps_with_draft(static_cast<uint32_t>(drafts.rounds_with_draft));
+  stats.set_drafted_tokens(static_cast<uint32_t>(drafts.drafted));
+  stats.set_accepted_tokens(static_cast<uint32_t>(drafts.accepted));
+  stats.set_discarded_tokens(static_cast<uint32_t>(drafts.discarded));
+  for (int i = 0; i < scheduler::DraftedPositions(drafts); ++i) {
+    stats.add_drafted_per_position(static_cast<uint32_t>(drafts.drafted_at[i]));
+    stats.add_accepted_per_position(static_cast<uint32_t>(drafts.accepted_at[i]));
+  }
   return stats;
 }
 

@@ -22,6 +22,7 @@ struct AnswerFacts {
   int n = 1;  // choices
   bool logprobs = false;
   bool prompt_logprobs = false;
+  scheduler::Speculation speculation = {.mode = scheduler::Speculation::Mode::kOff};
   ReportOptions report;
   const Vocabulary* vocabulary = nullptr;  // for token_bytes
 };
@@ -37,7 +38,8 @@ v1::PromptLogprob ToPromptLogprob(const engine::SampledToken& token, const Vocab
 v1::PromptLogprob FirstPromptLogprob(int32_t id);
 v1::Usage ToUsage(const scheduler::RequestStats& stats);
 v1::Timing ToTiming(const scheduler::RequestStats& stats);
-// Of a choice, or of a request with `choices` of them: no drafts, a step per token after the first.
-v1::SpeculativeStats ToSpeculativeStats(int completion_tokens, int choices);
+// Of a choice, or of all choices of a request that was to draft as `speculation` says.
+v1::SpeculativeStats ToSpeculativeStats(const scheduler::DraftCounts& drafts,
+                                        const scheduler::Speculation& speculation);
 
 }  // namespace tandem::server

@@ -60,6 +60,9 @@ CallFacts FactsOf(const grpc::CallbackServerContext& context, ServiceCore& core,
                   .generated_id = NewRequestId(),
                   .random_seed = RandomBits(),
                   .message_bytes = static_cast<int64_t>(request.Length())};
+  if (context.client_metadata().count("x-tandem-spec") > 0) {
+    facts.spec_header = Header(context, "x-tandem-spec");
+  }
   if (facts.tenant_header.empty()) {
     facts.tenant_header = Header(context, "x-llm-d-inference-fairness-id");
   }

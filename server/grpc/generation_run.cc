@@ -61,6 +61,7 @@ absl::Status GenerationRun::Enter(absl::StatusOr<ParsedRequest> parsed, const Ca
             .n = request.n,
             .logprobs = request.logprobs.enabled,
             .prompt_logprobs = request.prompt_logprobs.enabled,
+            .speculation = request.speculation,
             .report = parsed->report,
             .vocabulary = &model_->backend.tokenizer->vocabulary()};
   last_token_us_.resize(request.n);
@@ -178,8 +179,8 @@ Closing GenerationRun::Close(const absl::Status& status) {
     add("x-tandem-prompt-tokens", stats_.prompt_tokens);
     add("x-tandem-cached-tokens", stats_.cached_prompt_tokens);
     add("x-tandem-completion-tokens", stats_.completion_tokens);
-    add("x-tandem-drafted-tokens", 0);
-    add("x-tandem-accepted-tokens", 0);
+    add("x-tandem-drafted-tokens", stats_.drafts.drafted);
+    add("x-tandem-accepted-tokens", stats_.drafts.accepted);
   }
   if (ticket_.has_value()) {
     const auto ms = [](int64_t us) { return static_cast<double>(us) * 1e-3; };
@@ -188,13 +189,15 @@ Closing GenerationRun::Close(const absl::Status& status) {
     const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : text; };
     spdlog::info(
         "request done: id={} method={} code={} reason={} finish={} prompt_tokens={} "
-        "cached_tokens={} output_tokens={} queue_ms={:.1f} ttft_ms={:.1f} itl_ms={:.2f} "
+        "cached_tokens={} output_tokens={} drafted={} accepted={} queue_ms={:.1f} ttft_ms={:.1f} "
+        "itl_ms={:.2f} "
         "total_ms={:.1f} preemptions={} paused_ms={:.1f} user={}",
         facts_.request_id, method_, closing.status.code,
         closing.status.reason.empty() ? "OK" : closing.status.reason, or_dash(finish_),
         stats_.prompt_tokens, stats_.cached_prompt_tokens, stats_.completion_tokens,
-        ms(stats_.queue_us), ms(stats_.ttft_us), gaps > 0 ? ms(stats_.decode_us) / gaps : 0.0,
-        ms(stats_.total_us), stats_.preemptions, ms(stats_.paused_us), or_dash(user_digest_));
+        stats_.drafts.drafted, stats_.drafts.accepted, ms(stats_.queue_us), ms(stats_.ttft_us),
+        gaps > 0 ? ms(stats_.decode_us) / gaps : 0.0, ms(stats_.total_us), stats_.preemptions,
+        ms(stats_.paused_us), or_dash(user_digest_));
   } else {
     spdlog::info("request refused: method={} code={} reason={} message=\"{}\"", method_,
                  closing.status.code, closing.status.reason, closing.status.message);

@@ -24,7 +24,14 @@ v1::ModelInfo ToModelInfo(const ServedModel& model) {
   info.set_kv_block_size(static_cast<uint32_t>(model.kv_block_tokens));
   info.set_kv_blocks_total(static_cast<uint64_t>(model.kv_blocks_total));
   info.set_kv_bytes_per_token(model.kv_bytes_per_token);
-  info.mutable_drafter()->set_loaded(false);
+  v1::DrafterInfo& drafter = *info.mutable_drafter();
+  drafter.set_loaded(model.drafter.has_value());
+  if (model.drafter.has_value()) {
+    drafter.set_name(model.drafter->name);
+    drafter.set_layers(static_cast<uint32_t>(model.drafter->layers));
+    drafter.set_max_draft_tokens(static_cast<uint32_t>(model.drafter->max_draft_tokens));
+    drafter.set_weight_format(model.drafter->weight_format);
+  }
   v1::SamplingParams& sampling = *info.mutable_default_sampling();
   sampling.set_temperature(model.default_sampling.temperature);
   sampling.set_top_k(model.default_sampling.top_k);

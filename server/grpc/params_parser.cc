@@ -1,6 +1,7 @@
 #include "server/grpc/params_parser.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <string>
 
@@ -10,6 +11,8 @@
 
 namespace tandem::server {
 namespace {
+
+using Mode = scheduler::Speculation::Mode;
 
 constexpr float kMinTemperature = 0.01f;  // below, the distribution is greedy but for rounding
 constexpr float kBan = -100.0f;           // a bias this low is a ban
@@ -21,7 +24,6 @@ constexpr size_t kMaxStopBytes = 256;
 constexpr int kMaxStopIds = 64;
 constexpr uint32_t kMaxTop = 20;
 constexpr uint32_t kMaxIntervalMs = 1000;
-constexpr uint32_t kMaxDraftTokens = 16;
 constexpr int kMaxPriority = 100;
 constexpr size_t kMaxNameBytes = 128;
 constexpr size_t kMaxGrammarBytes = 64 << 10;
@@ -62,6 +64,29 @@ std::vector<int32_t> TokenIds(const google::protobuf::RepeatedField<uint32_t>& i
     out.push_back(static_cast<int32_t>(ids[i]));
   }
   return out;
+}
+
+// What metadata x-tandem-spec asks for.
+struct SpecHeader {
+  std::optional<Mode> mode;
+  std::optional<int> max_draft_tokens;
+};
+
+SpecHeader ParseSpecHeader(std::string_view text, Checker& checker) {
+  constexpr std::string_view kFixed = "fixed:";
+  if (text == "off") return {.mode = Mode::kOff};
+  if (text == "auto") return {.mode = Mode::kAuto};
+  int tokens = -1;
+  if (text.starts_with(kFixed)) {
+    const std::string_view number = text.substr(kFixed.size());
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), tokens);
+    if (error != std::errc() || end != number.data() + number.size()) tokens = -1;
+  }
+  checker.Require(
+      tokens >= 0 && tokens <= scheduler::kMaxDraftTokens, "metadata x-tandem-spec",
+      absl::StrCat("is ", Printable(text), "; it must be off, auto, or fixed:<n> with n 0 to ",
+                   scheduler::kMaxDraftTokens));
+  return {.mode = Mode::kFixed, .max_draft_tokens = tokens};
 }
 
 // Whether bans leave anything of what is allowed.
@@ -243,14 +268,19 @@ absl::Status ParseScheduling(const v1::SchedulingParams& params, const RequestLi
   return absl::OkStatus();
 }
 
-absl::Status CheckSpeculative(const v1::SpeculativeParams& params) {
+absl::Status ParseSpeculative(const v1::SpeculativeParams& params,
+                              std::optional<std::string_view> header, const ServedModel& model,
+                              GenerationSpec& spec) {
   Checker checker;
+  SpecHeader asked;
+  if (header.has_value()) asked = ParseSpecHeader(*header, checker);
   checker.Require(v1::SpeculativeParams::Mode_IsValid(params.mode()), "speculative.mode",
                   absl::StrCat("is ", params.mode(), ", which is no SpeculativeParams.Mode"));
   checker.Require(
       v1::SpeculativeParams::Acceptance_IsValid(params.acceptance()), "speculative.acceptance",
       absl::StrCat("is ", params.acceptance(), ", which is no SpeculativeParams.Acceptance"));
-  checker.AtMost("speculative.max_draft_tokens", params.max_draft_tokens(), kMaxDraftTokens);
+  checker.AtMost("speculative.max_draft_tokens", params.max_draft_tokens(),
+                 scheduler::kMaxDraftTokens);
   const float confidence = params.min_draft_confidence();
   checker.Number("speculative.min_draft_confidence", confidence, confidence >= 0 && confidence < 1,
                  "0 up to, not including, 1");
@@ -258,8 +288,33 @@ absl::Status CheckSpeculative(const v1::SpeculativeParams& params) {
     checker.Check(Unsupported("speculative.acceptance=REJECTION_SAMPLING"));
   }
   if (confidence > 0) checker.Check(Unsupported("speculative.min_draft_confidence"));
-  if (params.require()) checker.Check(DrafterUnavailable());
-  return checker.status();
+  if (params.require() && !model.drafter.has_value()) checker.Check(DrafterUnavailable());
+  if (!checker.status().ok()) return checker.status();
+
+  scheduler::Speculation& out = spec.request.speculation;
+  out = {.mode = Mode::kOff, .max_draft_tokens = 0};
+  if (!model.drafter.has_value()) return absl::OkStatus();
+  out = {.mode = asked.mode.value_or(model.drafter->default_mode),
+         .max_draft_tokens = asked.max_draft_tokens.value_or(model.drafter->max_draft_tokens)};
+  switch (params.mode()) {
+    case v1::SpeculativeParams::AUTO:
+      out.mode = Mode::kAuto;
+      break;
+    case v1::SpeculativeParams::OFF:
+      out.mode = Mode::kOff;
+      break;
+    case v1::SpeculativeParams::FIXED:
+      out.mode = Mode::kFixed;
+      break;
+    default:
+      break;
+  }
+  if (params.has_max_draft_tokens()) {
+    out.max_draft_tokens = static_cast<int>(params.max_draft_tokens());
+  }
+  out.max_draft_tokens = std::min(out.max_draft_tokens, model.drafter->max_draft_tokens);
+  if (out.max_draft_tokens == 0) out.mode = Mode::kOff;
+  return absl::OkStatus();
 }
 
 absl::Status CheckCache(const v1::CacheParams& params) {

@@ -8,6 +8,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "server/generation/generator.h"
@@ -40,7 +42,12 @@ absl::Status ParseStopping(const v1::StoppingParams& params, const ServedModel& 
                            GenerationSpec& spec);
 absl::Status ParseScheduling(const v1::SchedulingParams& params, const RequestLimits& limits,
                              GenerationSpec& spec);
-absl::Status CheckSpeculative(const v1::SpeculativeParams& params);
+// What the fields leave open comes from `header`, metadata x-tandem-spec, if it is there, else from
+// the server's settings. Without a drafter it is off, or kFailedPrecondition DRAFTER_UNAVAILABLE
+// with `require`.
+absl::Status ParseSpeculative(const v1::SpeculativeParams& params,
+                              std::optional<std::string_view> header, const ServedModel& model,
+                              GenerationSpec& spec);
 absl::Status CheckCache(const v1::CacheParams& params);
 // Sizes first, so that a client learns of a mistake even where the feature is missing.
 absl::Status CheckGuided(const v1::GuidedDecoding& guided);

@@ -2,13 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/sampling.h"
+#include "scheduler/request.h"
 #include "server/chat/chat_format.h"
 
 namespace tandem::server {
+
+// The assistant that guesses for the model.
+struct ServedDrafter {
+  std::string name;
+  int layers = 0;
+  int max_draft_tokens = 0;  // longest draft that a request can get
+  std::string weight_format;
+  scheduler::Speculation::Mode default_mode = scheduler::Speculation::Mode::kAuto;
+};
 
 struct ServedModel {
   std::string name;  // requests may also leave it empty, or say name:revision
@@ -31,6 +42,7 @@ struct ServedModel {
   // temperature, top_k and top_p stand in for absent fields: generation_config.json with
   // --sampling-defaults=model, the struct's own values with neutral.
   engine::SamplingParams default_sampling;
+  std::optional<ServedDrafter> drafter;
   std::vector<int32_t> eos_ids;
   int bos_id = 0;
   int pad_id = 0;

@@ -87,7 +87,7 @@ absl::StatusOr<ParsedRequest> ParseSharedFields(
   also([&] { return ParseOutput(proto.output(), spec, parsed.report); });
   also([&] { return ParseStopping(proto.stopping(), model, spec); });
   also([&] { return ParseScheduling(proto.scheduling(), limits, spec); });
-  also([&] { return CheckSpeculative(proto.speculative()); });
+  also([&] { return ParseSpeculative(proto.speculative(), call.spec_header, model, spec); });
   also([&] { return CheckCache(proto.cache()); });
   if (proto.has_guided()) also([&] { return CheckGuided(proto.guided()); });
   // A stream cannot be attached to, so there the key has no meaning.

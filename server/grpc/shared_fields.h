@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,12 +20,13 @@ namespace tandem::server {
 // What is known of a call beside its message.
 struct CallFacts {
   bool streaming = false;
-  std::string_view request_id_header = {};  // metadata x-request-id
-  std::string_view tenant_header = {};      // metadata x-tenant-id
-  std::string generated_id = {};            // taken when the client names none
-  uint64_t random_seed = 0;                 // likewise
-  int64_t message_bytes = 0;                // of the request on the wire
-  int64_t arrival_us = 0;                   // on the scheduler's clock
+  std::string_view request_id_header = {};           // metadata x-request-id
+  std::string_view tenant_header = {};               // metadata x-tenant-id
+  std::optional<std::string_view> spec_header = {};  // metadata x-tandem-spec
+  std::string generated_id = {};                     // taken when the client names none
+  uint64_t random_seed = 0;                          // likewise
+  int64_t message_bytes = 0;                         // of the request on the wire
+  int64_t arrival_us = 0;                            // on the scheduler's clock
   int64_t deadline_us = std::numeric_limits<int64_t>::max();
 };
 

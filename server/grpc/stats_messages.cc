@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/draft_report.h"
 #include "server/grpc/request_errors.h"
 #include "server/grpc/request_id.h"
 
@@ -34,6 +35,19 @@ void AddGroup(engine::KvGroup group, int layers, const scheduler::SchedulerStats
   message.set_format(model.kv_format);
   out.set_kv_blocks_total(out.kv_blocks_total() + message.total());
   out.set_kv_blocks_used(out.kv_blocks_used() + message.used());
+}
+
+void FillSpeculation(const scheduler::SchedulerStats& stats, const ServedModel& model,
+                     v1::EngineStats& out) {
+  if (!model.drafter.has_value()) return;
+  const scheduler::DraftCounts& drafts = stats.drafts;
+  out.set_spec_acceptance_rate(scheduler::AcceptanceRate(drafts));
+  out.set_spec_mean_accepted_length(scheduler::TokensPerDraft(drafts));
+  out.set_spec_current_depth(stats.draft_tokens);
+  for (int i = 0; i < model.drafter->max_draft_tokens; ++i) {
+    out.add_spec_drafted_per_position(static_cast<uint64_t>(drafts.drafted_at[i]));
+    out.add_spec_accepted_per_position(static_cast<uint64_t>(drafts.accepted_at[i]));
+  }
 }
 
 v1::RequestStatus::State StateOf(const RequestStatusView& view) {
@@ -84,6 +98,7 @@ v1::EngineStats ToEngineStats(const scheduler::SchedulerStats& stats, const Serv
   out.set_prompt_tokens_per_s(rates.prompt_per_s);
   out.set_generation_tokens_per_s(rates.generated_per_s);
   out.set_queued_prompt_tokens(static_cast<uint64_t>(stats.queued_prompt_tokens));
+  FillSpeculation(stats, model, out);
   out.set_step_time_ms(static_cast<double>(stats.last_step_us) * 1e-3);
   out.set_steps(static_cast<uint64_t>(stats.steps_total));
   out.set_preemptions_total(static_cast<uint64_t>(stats.preemptions_total));

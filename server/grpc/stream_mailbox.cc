@@ -71,7 +71,7 @@ void StreamMailbox<Event>::Add(const OutputEvent& event) {
       if (facts_.report.timing) *completed.mutable_timing() = ToTiming(event.stats);
       if (facts_.report.speculative_stats) {
         *completed.mutable_speculative() =
-            ToSpeculativeStats(event.stats.completion_tokens, facts_.n);
+            ToSpeculativeStats(event.stats.drafts, facts_.speculation);
       }
       break;
     }
@@ -108,7 +108,11 @@ void StreamMailbox<Event>::AddDelta(const OutputEvent& event) {
     auto& delta = *message.event.mutable_delta();
     if (facts_.report.token_ids) delta.add_token_ids(static_cast<uint32_t>(token.id));
     if (facts_.logprobs) *delta.add_logprobs() = std::move(logprob);
-    if (position > 0) delta.set_steps(delta.steps() + 1);  // prefill yields the first token
+    if (position == event.position) {
+      delta.set_steps(delta.steps() + static_cast<uint32_t>(event.steps));
+      delta.set_drafted_tokens(delta.drafted_tokens() + static_cast<uint32_t>(event.drafted));
+      delta.set_accepted_tokens(delta.accepted_tokens() + static_cast<uint32_t>(event.accepted));
+    }
     ++position;
     ++message.tokens;
     ++waiting_tokens_;
@@ -168,7 +172,7 @@ void StreamMailbox<Event>::AddChoiceFinished(const OutputEvent& event) {
   if (HasStopMatch(event.reason)) FillStopMatch(event, *finished.mutable_stop_match());
   finished.set_completion_tokens(static_cast<uint32_t>(event.completion_tokens));
   if (facts_.report.speculative_stats) {
-    *finished.mutable_speculative() = ToSpeculativeStats(event.completion_tokens, 1);
+    *finished.mutable_speculative() = ToSpeculativeStats(event.drafts, facts_.speculation);
   }
 }
 

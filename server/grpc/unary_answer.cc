@@ -77,7 +77,7 @@ void UnaryAnswer<Response>::Add(const OutputEvent& event) {
       choice.set_finish_reason(ToFinishReason(event.reason));
       if (HasStopMatch(event.reason)) FillStopMatch(event, *choice.mutable_stop_match());
       if (facts_.report.speculative_stats) {
-        *choice.mutable_speculative() = ToSpeculativeStats(event.completion_tokens, 1);
+        *choice.mutable_speculative() = ToSpeculativeStats(event.drafts, facts_.speculation);
       }
       break;
     }
@@ -86,7 +86,7 @@ void UnaryAnswer<Response>::Add(const OutputEvent& event) {
       if (facts_.report.timing) *response_.mutable_timing() = ToTiming(event.stats);
       if (facts_.report.speculative_stats) {
         *response_.mutable_speculative() =
-            ToSpeculativeStats(event.stats.completion_tokens, facts_.n);
+            ToSpeculativeStats(event.stats.drafts, facts_.speculation);
       }
       break;
   }

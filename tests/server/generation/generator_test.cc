@@ -431,13 +431,13 @@ TEST_F(GeneratorTest, WrongGuessesChangeTheCountsAndNotTheText) {
   // Tokens 1 and 2 hold and 3 follows; then 4 and 5 do, and 5 ends it.
   EXPECT_EQ(got.choice(0).drafted, 4);
   EXPECT_EQ(got.choice(0).accepted, 4);
-  // With token 2 guessed wrong instead: 1 holds, 2 follows; 3 and 4 hold, 5 follows.
+  // With token 1 guessed wrong instead: it follows; 2 and 3 hold, 4 follows; 5 holds and ends it.
   GenerationRig other(tokenizer_, DraftingRig());
-  other.device().SetGuess([](int i) { return i != 2; });
+  other.device().SetGuess([](int i) { return i != 1; });
   Collector got_other;
   other.Run(Drafting(other.Spec({kHello, kWorld, kO, kL, kH, kEos}), 2), got_other);
   EXPECT_EQ(got_other.choice(0).ids(), got.choice(0).ids());
-  EXPECT_EQ(got_other.choice(0).drafted, 4);
+  EXPECT_EQ(got_other.choice(0).drafted, 5);
   EXPECT_EQ(got_other.choice(0).accepted, 3);
   EXPECT_EQ(got_other.choice(0).end.drafts.accepted_at[0], 2);
   EXPECT_EQ(got_other.choice(0).end.drafts.accepted_at[1], 1);

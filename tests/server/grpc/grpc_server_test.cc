@@ -1,6 +1,7 @@
 // The whole front over loopback.
 
 #include <chrono>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <thread>
@@ -469,6 +470,118 @@ TEST_F(GrpcServerTest, ManyStreamsThatComeAndGoLeaveNothingBehind) {
   }
   for (std::thread& client : clients) client.join();
   Eventually([&] { return Idle(); });
+}
+
+// ---- drafts ----
+
+RigConfig DraftingRig() {
+  RigConfig rig;
+  rig.scheduler.max_draft_tokens = 3;
+  return rig;
+}
+
+uint32_t Sum(const google::protobuf::RepeatedField<uint32_t>& values) {
+  return std::accumulate(values.begin(), values.end(), 0u);
+}
+
+TEST_F(GrpcServerTest, WhatWasDraftedIsToldByDeltasStatisticsTrailersAndTheServer) {
+  // Given guesses of which every third is wrong.
+  StartServer({}, DraftingRig());
+  rig_->device().SetGuess([](int i) { return i % 3 != 0; });
+  v1::GenerateRequest request = Request({10, 11, 12, 13, 14, 15, 16, 17, 18, 1});
+  request.mutable_output()->set_speculative_stats(true);
+  // When an answer is streamed.
+  grpc::ClientContext context;
+  grpc::Status status;
+  const std::vector<Event> events = Stream(request, &status, &context);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  // Then what its deltas say sums up to what the choice, the end and the trailers say.
+  uint32_t tokens = 0, steps = 0, drafted = 0, accepted = 0;
+  v1::SpeculativeStats choice, all;
+  for (const Event& event : events) {
+    tokens += event.delta().token_ids_size();
+    steps += event.delta().steps();
+    drafted += event.delta().drafted_tokens();
+    accepted += event.delta().accepted_tokens();
+    if (event.has_choice_finished()) choice = event.choice_finished().speculative();
+    if (event.has_completed()) all = event.completed().speculative();
+  }
+  EXPECT_EQ(tokens, 10u);
+  EXPECT_GT(accepted, 0u);
+  EXPECT_LT(accepted, drafted);
+  for (const v1::SpeculativeStats& stats : {choice, all}) {
+    EXPECT_TRUE(stats.enabled());
+    EXPECT_EQ(stats.max_draft_tokens(), 3u);
+    EXPECT_EQ(stats.steps(), steps);
+    EXPECT_EQ(stats.drafted_tokens(), drafted);
+    EXPECT_EQ(stats.accepted_tokens(), accepted);
+    EXPECT_EQ(Sum(stats.drafted_per_position()), drafted);
+    EXPECT_EQ(Sum(stats.accepted_per_position()), accepted);
+  }
+  EXPECT_EQ(Find(context.GetServerTrailingMetadata(), "x-tandem-drafted-tokens"),
+            std::to_string(drafted));
+  EXPECT_EQ(Find(context.GetServerTrailingMetadata(), "x-tandem-accepted-tokens"),
+            std::to_string(accepted));
+  // And the server counts the same.
+  grpc::ClientContext stats_context;
+  v1::EngineStats stats;
+  ASSERT_TRUE(stub_->GetStats(&stats_context, {}, &stats).ok());
+  EXPECT_DOUBLE_EQ(stats.spec_acceptance_rate(), double{1} * accepted / drafted);
+  EXPECT_DOUBLE_EQ(stats.spec_mean_accepted_length(),
+                   1.0 + double{1} * accepted / all.steps_with_draft());
+  ASSERT_EQ(stats.spec_drafted_per_position_size(), 3);
+  EXPECT_EQ(stats.spec_drafted_per_position(0), all.drafted_per_position(0));
+  EXPECT_EQ(stats.spec_accepted_per_position(0), all.accepted_per_position(0));
+}
+
+TEST_F(GrpcServerTest, ARequestChoosesHowFarToGuessByFieldOrMetadata) {
+  StartServer({}, DraftingRig());
+  const auto run = [&](v1::GenerateRequest request, const char* header) {
+    request.mutable_output()->set_speculative_stats(true);
+    grpc::ClientContext context;
+    if (header != nullptr) context.AddMetadata("x-tandem-spec", header);
+    v1::GenerateResponse response;
+    const grpc::Status status = stub_->Generate(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_THAT(response.choices(0).token_ids(), ElementsAre(10, 11, 12, 13, 14, 1));
+    return response.speculative();
+  };
+  const std::vector<int32_t> script = {10, 11, 12, 13, 14, 1};
+  EXPECT_EQ(run(Request(script), nullptr).drafted_per_position_size(), 3);
+  EXPECT_EQ(run(Request(script), "fixed:1").drafted_per_position_size(), 1);
+  const v1::SpeculativeStats off = run(Request(script), "off");
+  EXPECT_FALSE(off.enabled());
+  EXPECT_EQ(off.drafted_tokens(), 0u);
+  EXPECT_EQ(off.steps(), 5u);
+  v1::GenerateRequest two = Request(script);
+  two.mutable_speculative()->set_max_draft_tokens(2);
+  EXPECT_EQ(run(two, "fixed:1").drafted_per_position_size(), 2);
+  v1::GenerateRequest many = Request(script);
+  many.mutable_speculative()->set_max_draft_tokens(16);
+  many.mutable_speculative()->set_require(true);
+  EXPECT_EQ(run(many, nullptr).max_draft_tokens(), 3u);
+}
+
+TEST_F(GrpcServerTest, AMetadataValueThatMeansNothingIsRefusedByItsKey) {
+  StartServer({}, DraftingRig());
+  grpc::ClientContext context;
+  context.AddMetadata("x-tandem-spec", "fast");
+  v1::GenerateResponse response;
+  const grpc::Status status = stub_->Generate(&context, Request({10, 1}), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailsOf(status).bad.field_violations(0).field(), "metadata x-tandem-spec");
+}
+
+TEST_F(GrpcServerTest, TheDrafterIsDescribedWithItsModel) {
+  StartServer({}, DraftingRig());
+  grpc::ClientContext context;
+  v1::ModelInfo info;
+  ASSERT_TRUE(stub_->GetModel(&context, {}, &info).ok());
+  EXPECT_TRUE(info.drafter().loaded());
+  EXPECT_EQ(info.drafter().name(), "demo/assistant");
+  EXPECT_EQ(info.drafter().layers(), 4u);
+  EXPECT_EQ(info.drafter().max_draft_tokens(), 3u);
+  EXPECT_EQ(info.drafter().weight_format(), "bf16");
 }
 
 }  // namespace

@@ -43,6 +43,12 @@ CallFacts Call() {
   return {.generated_id = "generated", .random_seed = 4711, .arrival_us = 1'000'000};
 }
 
+ServedModel DraftingModel() {
+  ServedModel model = DemoModel();
+  model.drafter = ServedDrafter{.name = "demo-assistant", .layers = 4, .max_draft_tokens = 3};
+  return model;
+}
+
 absl::StatusOr<ParsedRequest> Parse(const Proto& proto, const CallFacts& call = Call()) {
   return ParseGenerateRequest(proto, DemoModel(), {.max_n = 4}, call);
 }
@@ -495,6 +501,80 @@ TEST(ParseGenerateRequestTest, AStreamIgnoresTheIdempotencyKey) {
   CallFacts call = Call();
   call.streaming = true;
   EXPECT_TRUE(Parse(proto, call).ok());
+}
+
+// ---- speculation ----
+
+using Mode = scheduler::Speculation::Mode;
+
+struct SpeculationCase {
+  const char* name;
+  std::function<void(v1::SpeculativeParams&)> change;
+  const char* header;  // null: none
+  Mode mode;
+  int max_draft_tokens;
+};
+
+class SpeculationWishTest : public ::testing::TestWithParam<SpeculationCase> {};
+
+TEST_P(SpeculationWishTest, TheFieldGoesBeforeTheMetadataBeforeTheServer) {
+  Proto proto = TextRequest();
+  if (GetParam().change) GetParam().change(*proto.mutable_speculative());
+  CallFacts call = Call();
+  if (GetParam().header != nullptr) call.spec_header = GetParam().header;
+  const auto parsed = ParseGenerateRequest(proto, DraftingModel(), {.max_n = 4}, call);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->spec.request.speculation.mode, GetParam().mode);
+  EXPECT_EQ(parsed->spec.request.speculation.max_draft_tokens, GetParam().max_draft_tokens);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, SpeculationWishTest,
+    ::testing::Values(
+        SpeculationCase{"Nothing", nullptr, nullptr, Mode::kAuto, 3},
+        SpeculationCase{"Off", [](auto& p) { p.set_mode(v1::SpeculativeParams::OFF); }, nullptr,
+                        Mode::kOff, 3},
+        SpeculationCase{"FixedTwo",
+                        [](auto& p) {
+                          p.set_mode(v1::SpeculativeParams::FIXED);
+                          p.set_max_draft_tokens(2);
+                        },
+                        nullptr, Mode::kFixed, 2},
+        SpeculationCase{"Clamped", [](auto& p) { p.set_max_draft_tokens(16); }, nullptr,
+                        Mode::kAuto, 3},
+        SpeculationCase{"NoTokensIsOff", [](auto& p) { p.set_max_draft_tokens(0); }, nullptr,
+                        Mode::kOff, 0},
+        SpeculationCase{"HeaderOff", nullptr, "off", Mode::kOff, 3},
+        SpeculationCase{"HeaderAuto", nullptr, "auto", Mode::kAuto, 3},
+        SpeculationCase{"HeaderFixed", nullptr, "fixed:2", Mode::kFixed, 2},
+        SpeculationCase{"HeaderClamped", nullptr, "fixed:16", Mode::kFixed, 3},
+        SpeculationCase{"HeaderFixedNone", nullptr, "fixed:0", Mode::kOff, 0},
+        SpeculationCase{"FieldBeatsHeader",
+                        [](auto& p) { p.set_mode(v1::SpeculativeParams::AUTO); }, "off",
+                        Mode::kAuto, 3},
+        SpeculationCase{"EachFieldByItself", [](auto& p) { p.set_max_draft_tokens(1); }, "fixed:2",
+                        Mode::kFixed, 1},
+        SpeculationCase{"Required", [](auto& p) { p.set_require(true); }, nullptr, Mode::kAuto, 3}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(SpeculationHeaderTest, WhatItCanNotMeanIsRefusedByName) {
+  for (const char* bad : {"", "on", "fixed", "fixed:", "fixed:17", "fixed:-1", "fixed:2x", "OFF"}) {
+    CallFacts call = Call();
+    call.spec_header = bad;
+    const absl::Status status =
+        ParseGenerateRequest(TextRequest(), DraftingModel(), {.max_n = 4}, call).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_EQ(GetReason(status).reason, "BAD_PARAMETER") << bad;
+    EXPECT_EQ(GetReason(status).field, "metadata x-tandem-spec") << bad;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("fixed:<n>")) << bad;
+  }
+}
+
+TEST(SpeculationTest, WithoutADrafterItIsOffWhateverIsAsked) {
+  Proto proto = TextRequest();
+  proto.mutable_speculative()->set_mode(v1::SpeculativeParams::FIXED);
+  proto.mutable_speculative()->set_max_draft_tokens(4);
+  EXPECT_EQ(ParsedSpec(proto).request.speculation.mode, Mode::kOff);
 }
 
 }  // namespace

@@ -103,10 +103,17 @@ class GrpcServerTest : public ::testing::Test {
     channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->ports()[0]),
                                    grpc::InsecureChannelCredentials());
     stub_ = v1::Generation::NewStub(channel_);
-    if (loaded) Load(rig.max_context);
+    if (loaded) Load(rig.max_context, rig.scheduler.max_draft_tokens);
   }
-  void Load(int context) {
+  void Load(int context, int max_draft_tokens = 0) {
     ServedModel model;
+    if (max_draft_tokens > 0) {
+      model.drafter = ServedDrafter{.name = "demo/assistant",
+                                    .layers = 4,
+                                    .max_draft_tokens = max_draft_tokens,
+                                    .weight_format = "bf16",
+                                    .default_mode = scheduler::Speculation::Mode::kFixed};
+    }
     model.name = "demo";
     model.revision = "r1";
     model.context_length = context;

@@ -108,16 +108,24 @@ TEST_F(StreamMailboxTest, WaitingDeltasOfAChoiceMergeAndOtherChoicesKeepTheirs) 
   StreamMailbox<v1::GenerateEvent> mailbox(Facts());
   mailbox.Add(Delta(0, 0, {5}, "a"));
   mailbox.Add(Delta(1, 0, {7}, "x"));
-  mailbox.Add(Delta(0, 1, {6}, ""));
-  mailbox.Add(Delta(0, 2, {8}, "bc"));
-  EXPECT_EQ(mailbox.waiting_tokens(), 4);
+  OutputEvent step = Delta(0, 1, {6}, "");
+  step.steps = 1;
+  mailbox.Add(step);
+  OutputEvent drafted = Delta(0, 2, {8, 9}, "bc");
+  drafted.steps = 1;
+  drafted.drafted = 3;
+  drafted.accepted = 1;
+  mailbox.Add(drafted);
+  EXPECT_EQ(mailbox.waiting_tokens(), 5);
   const auto events = Drain(mailbox);
   ASSERT_EQ(events.size(), 2u);
   EXPECT_EQ(events[0].delta().index(), 0u);
   EXPECT_EQ(events[0].delta().position(), 0u);
   EXPECT_EQ(events[0].delta().text(), "abc");
-  EXPECT_THAT(events[0].delta().token_ids(), ElementsAre(5, 6, 8));
+  EXPECT_THAT(events[0].delta().token_ids(), ElementsAre(5, 6, 8, 9));
   EXPECT_EQ(events[0].delta().steps(), 2u);  // the first token came from the prompt's step
+  EXPECT_EQ(events[0].delta().drafted_tokens(), 3u);
+  EXPECT_EQ(events[0].delta().accepted_tokens(), 1u);
   EXPECT_EQ(events[1].delta().index(), 1u);
   EXPECT_EQ(mailbox.waiting_tokens(), 0);
   EXPECT_EQ(mailbox.waiting_bytes(), 0);
@@ -165,6 +173,32 @@ TEST_F(StreamMailboxTest, OptionsDecideWhatIsReported) {
   EXPECT_FALSE(events[2].choice_finished().speculative().enabled());
   EXPECT_DOUBLE_EQ(events[3].completed().timing().ttft_s(), 0.25);
   EXPECT_TRUE(events[3].completed().has_speculative());
+}
+
+TEST_F(StreamMailboxTest, StatisticsOfDraftsGoAsFarAsDraftsDid) {
+  AnswerFacts facts = Facts();
+  facts.report.speculative_stats = true;
+  facts.speculation = {.mode = scheduler::Speculation::Mode::kFixed, .max_draft_tokens = 3};
+  StreamMailbox<v1::GenerateEvent> mailbox(facts);
+  OutputEvent end = ChoiceEnd(0, scheduler::FinishReason::kMaxTokens);
+  end.drafts.rounds = 7;
+  end.drafts.rounds_with_draft = 5;
+  end.drafts.drafted = 8;
+  end.drafts.accepted = 4;
+  end.drafts.discarded = 2;
+  end.drafts.drafted_at = {5, 3};
+  end.drafts.accepted_at = {4};
+  mailbox.Add(end);
+  const v1::SpeculativeStats stats = mailbox.Pop().choice_finished().speculative();
+  EXPECT_TRUE(stats.enabled());
+  EXPECT_EQ(stats.max_draft_tokens(), 3u);
+  EXPECT_EQ(stats.steps(), 7u);
+  EXPECT_EQ(stats.steps_with_draft(), 5u);
+  EXPECT_EQ(stats.drafted_tokens(), 8u);
+  EXPECT_EQ(stats.accepted_tokens(), 4u);
+  EXPECT_EQ(stats.discarded_tokens(), 2u);
+  EXPECT_THAT(stats.drafted_per_position(), ElementsAre(5, 3));
+  EXPECT_THAT(stats.accepted_per_position(), ElementsAre(4, 0));
 }
 
 TEST_F(StreamMailboxTest, NoMessageExceedsAMebibyteHoweverFarTheReaderLags) {
