@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "engine/draft_choice.h"
 
 namespace tandem::engine {
 namespace {
@@ -92,13 +92,6 @@ struct ChainRow {
   std::vector<int32_t> drafted;  // drawn by the target in this step, and guessed since
 };
 
-// What one thread needs to choose.
-struct ChooseScratch {
-  SampleScratch sample;
-  std::vector<float> tile_max, tiles;
-  std::vector<Candidate> candidates;
-};
-
 bool AllFinite(const float* row, int size) {
   return std::all_of(row, row + size, [](float value) { return std::isfinite(value); });
 }
@@ -119,7 +112,7 @@ struct Assistant::State {
   Buffers buffers;
   std::array<std::vector<float>, kNumKvGroups> inv_freq;
   std::vector<kernels::KvView> views;  // [layers] of the layer's donor
-  std::array<ChooseScratch, kChooseTasks> scratch;
+  std::array<ChoiceScratch, kChooseTasks> scratch;
   WorkCounters work;
 
   // Of the chain that runs.
@@ -142,6 +135,11 @@ struct Assistant::State {
     return buffers.u + (2 * int64_t{row} + 1) * shape().backbone_hidden;
   }
 
+  std::span<int32_t> ClustersOf(int row) const {
+    const size_t top = shape().clusters_per_token;
+    return {buffers.clusters + (row - chunk_begin) * top, top};
+  }
+
   absl::Status FindDonors(std::array<kvcache::BlockStore*, kNumKvGroups> stores);
   void BeginChain();
   int RowsOfStep(int of_step) const;
@@ -149,8 +147,8 @@ struct Assistant::State {
   void RunHead(size_t begin, size_t end);
   void Execute(const DraftOp& op);
   void RunLayer(const DraftOp& op);
-  void ChooseClustersOf(int row, ChooseScratch& scratch);
-  void ChooseTokenOf(int row, ChooseScratch& scratch);
+  void ChooseClustersOf(int row, ChoiceScratch& scratch);
+  void ChooseTokenOf(int row, ChoiceScratch& scratch);
   void Close(int row);
   void Show(const DraftOp& op);
 
@@ -337,7 +335,7 @@ void Assistant::State::Execute(const DraftOp& op) {
       Linear(z, d, weights().centroids, buffers.scores, shape().num_clusters, chunk_rows);
       break;
     case Kind::kChooseClusters:
-      ForChunkRows([this](int row, ChooseScratch& s) { ChooseClustersOf(row, s); });
+      ForChunkRows([this](int row, ChoiceScratch& s) { ChooseClustersOf(row, s); });
       break;
     case Kind::kClusterLogits:
       ops.linear_clusters(ops.backend, {.x = z,
@@ -357,7 +355,7 @@ void Assistant::State::Execute(const DraftOp& op) {
                    shape().logit_softcap});
       break;
     case Kind::kChooseToken:
-      ForChunkRows([this](int row, ChooseScratch& s) { ChooseTokenOf(row, s); });
+      ForChunkRows([this](int row, ChoiceScratch& s) { ChooseTokenOf(row, s); });
       break;
     case Kind::kPost:
       Linear(buffers.n, d, weights().post, HandoffRow(0), 2 * int64_t{backbone}, live);
@@ -440,50 +438,27 @@ void Assistant::State::Close(int row) {
   rows[row].draft->finite = false;
 }
 
-void Assistant::State::ChooseClustersOf(int row, ChooseScratch& s) {
-  const int top = shape().clusters_per_token;
+void Assistant::State::ChooseClustersOf(int row, ChoiceScratch& s) {
   const size_t count = shape().num_clusters;
   const std::span<const float> scores(buffers.scores + (row - chunk_begin) * count, count);
-  int32_t* chosen = buffers.clusters + int64_t{row - chunk_begin} * top;
-  bool finite = rows[row].open && ScanTiles(scores, s.tile_max);
-  if (finite) {
-    SelectTopK(scores, s.tile_max, top, s.tiles, s.candidates);
-    finite = static_cast<int>(s.candidates.size()) == top;
-  }
-  if (!finite) {
-    if (rows[row].open) Close(row);
-    std::iota(chosen, chosen + top, 0);  // the product reads what is here
-    return;
-  }
-  for (int j = 0; j < top; ++j) chosen[j] = s.candidates[j].id;
-  std::sort(chosen, chosen + top);
+  // A row that is closed gets clusters too: the product reads them.
+  if (!ChooseClusters(scores, ClustersOf(row), s) && rows[row].open) Close(row);
 }
 
-void Assistant::State::ChooseTokenOf(int row, ChooseScratch& s) {
+void Assistant::State::ChooseTokenOf(int row, ChoiceScratch& s) {
   ChainRow& r = rows[row];
   if (!r.open) return;
   const std::span<float> logits(buffers.logits + (row - chunk_begin) * RowLogits(shape()),
                                 RowLogits(shape()));
-  const std::span<const int32_t> suppressed = shape().suppressed_ids;
   SampleRequest request = r.slot->next;
   request.position += step;
   request.drafted = r.drafted;
   request.logprobs = {};
-  SampledToken guess;
-  if (shape().clustered) {
-    const int m = shape().cluster_rows();
-    const int32_t* clusters =
-        buffers.clusters + int64_t{row - chunk_begin} * shape().clusters_per_token;
-    s.candidates.clear();
-    for (size_t i = 0; i < logits.size(); ++i) {
-      const int64_t place = int64_t{clusters[i / m]} * m + static_cast<int64_t>(i) % m;
-      s.candidates.push_back({logits[i], weights().cluster_ids[place]});
-    }
-    guess = SampleAmong(s.candidates, request, suppressed, s.sample);
-  } else {
-    for (const int32_t id : suppressed) logits[id] = -std::numeric_limits<float>::infinity();
-    guess = Sample(logits, request, suppressed, s.sample);
-  }
+  const SampledToken guess =
+      shape().clustered
+          ? GuessFromClusters(logits, ClustersOf(row), shape().cluster_rows(),
+                              weights().cluster_ids, request, shape().suppressed_ids, s)
+          : GuessFromRow(logits, request, shape().suppressed_ids, s);
   if (!guess.finite) return Close(row);
   r.token = guess.id;
   r.drafted.push_back(guess.id);
