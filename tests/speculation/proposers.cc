@@ -1,6 +1,7 @@
 #include "tests/speculation/proposers.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -103,6 +104,8 @@ class Proposer {
         ids.resize(std::min<size_t>(ids.size(), In(0, slot.max_tokens)));
         draft.finite = false;
         break;
+      case Guess::kAssistant:
+        std::abort();
     }
     if (ids.size() > wanted) ids.resize(wanted);
     return draft;
@@ -157,6 +160,8 @@ std::string GuessName(Guess guess) {
       return "OutOfRange";
     case Guess::kNotFinite:
       return "NotFinite";
+    case Guess::kAssistant:
+      return "Assistant";
   }
   return "";
 }

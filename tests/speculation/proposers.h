@@ -27,6 +27,7 @@ enum class Guess {
   kTooMany,     // the script, and more than was asked for
   kOutOfRange,  // the script, with ids outside the vocabulary in between
   kNotFinite,   // the script, cut by a NaN
+  kAssistant,   // the target's own assistant (rig_assistant.h); not made by MakeProposer
 };
 constexpr Guess kAllGuesses[] = {
     Guess::kOracle, Guess::kWrong,   Guess::kHalfRight, Guess::kShort,      Guess::kRandom,

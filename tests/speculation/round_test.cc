@@ -10,6 +10,7 @@
 #include <random>
 #include <string>
 
+#include "tests/speculation/plain_text.h"
 #include "tests/speculation/proposers.h"
 #include "tests/speculation/rounds.h"
 #include "tests/speculation/tiny_model.h"
@@ -32,14 +33,6 @@ std::vector<int32_t> RandomPrompt(const engine::ModelConfig& config, int size, u
 
 bool SameBits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-bool SameToken(const engine::SampledToken& a, const engine::SampledToken& b) {
-  const auto same_top = [](const engine::TopLogprob& x, const engine::TopLogprob& y) {
-    return x.id == y.id && x.logprob == y.logprob;
-  };
-  return a.id == b.id && a.logprob == b.logprob && a.rank == b.rank && a.finite == b.finite &&
-         std::equal(a.top.begin(), a.top.end(), b.top.begin(), b.top.end(), same_top);
 }
 
 bool SameText(const DraftedSequence& a, const DraftedSequence& b) {
