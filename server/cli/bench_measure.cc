@@ -60,10 +60,12 @@ class StepDriver {
       for (int left = test.prompt_tokens; left > 0 && status.ok();) {
         const int rows = std::min(left, max_step_rows_);
         left -= rows;
-        status = Step(rows, /*sample=*/left == 0);
+        status = Step(rows, left == 0 ? Asking::kLast : Asking::kNone);
       }
     } else {
-      for (int i = 0; i < test.generate_tokens && status.ok(); ++i) status = Step(1, true);
+      for (int i = 0; i < test.generate_tokens && status.ok(); ++i) {
+        status = Step(test.rows, Asking::kAll);
+      }
     }
     for (Sequence& sequence : sequences_) {
       for (int group = 0; group < engine::kNumKvGroups; ++group) {
@@ -82,8 +84,10 @@ class StepDriver {
     int tokens = 0;
   };
 
-  // `rows` more rows of every sequence; the last one of each asks for a token.
-  absl::Status Step(int rows, bool sample) {
+  enum class Asking { kNone, kLast, kAll };  // which rows of a sequence ask for a token
+
+  // `rows` more rows of every sequence.
+  absl::Status Step(int rows, Asking asking) {
     const engine::ModelConfig& config = engine_.model.config;
     engine::StepBatch batch;
     std::uniform_int_distribution<int32_t> any_id(0, config.vocab - 1);
@@ -103,13 +107,13 @@ class StepDriver {
       for (int i = 0; i < rows; ++i) {
         batch.ids.push_back(any_id(random_));
         batch.positions.push_back(sequence.tokens + i);
+        if (asking == Asking::kAll || (asking == Asking::kLast && i + 1 == rows)) {
+          batch.samples.push_back({.row = static_cast<int>(batch.ids.size()) - 1,
+                                   .params = &greedy_,
+                                   .position = sequence.tokens + i + 1});
+        }
       }
       sequence.tokens += rows;
-      if (sample) {
-        batch.samples.push_back({.row = static_cast<int>(batch.ids.size()) - 1,
-                                 .params = &greedy_,
-                                 .position = sequence.tokens});
-      }
       batch.segments.push_back(segment);
     }
     if (absl::Status s = engine_.runner->Run(batch, result_); !s.ok()) return s;
@@ -146,8 +150,22 @@ double MultiplyAdds(const engine::Runner& runner) {
 
 std::string TestName(const BenchTest& test) {
   if (test.prompt_tokens > 0) return absl::StrFormat("pp%d", test.prompt_tokens);
+  if (test.rows > 1) return absl::StrFormat("tg%d of %d", test.generate_tokens, test.rows);
   if (test.streams == 1) return absl::StrFormat("tg%d", test.generate_tokens);
   return absl::StrFormat("tg%d x%d", test.generate_tokens, test.streams);
+}
+
+std::vector<int> StreamsOf(const BenchArguments& arguments) {
+  if (!arguments.streams.empty()) return arguments.streams;
+  return arguments.compare.empty() ? std::vector<int>{1, 16} : std::vector<int>{1, 4, 16, 64};
+}
+
+std::vector<BenchTest> PlanVerification(int steps, int most_rows) {
+  std::vector<BenchTest> tests;
+  for (int rows = 1; rows <= most_rows; ++rows) {
+    tests.push_back({.generate_tokens = steps, .rows = rows});
+  }
+  return tests;
 }
 
 std::vector<BenchTest> PlanTests(const BenchArguments& arguments) {
@@ -157,7 +175,7 @@ std::vector<BenchTest> PlanTests(const BenchArguments& arguments) {
   }
   for (const int tokens : arguments.generate) {
     if (tokens == 0) continue;
-    for (const int streams : arguments.streams) {
+    for (const int streams : StreamsOf(arguments)) {
       tests.push_back({.generate_tokens = tokens, .streams = streams});
     }
   }

@@ -1,9 +1,12 @@
 // Times prompts and generation on a loaded engine, without scheduler and server.
 //
-//   pp N       one prompt of N random ids, in chunks of max_step_rows; the last row asks for a
-//   token tg N x S   S sequences, N steps of one row each, every row asking for its most likely
-//   token
+//   pp N         one prompt of N random ids, in chunks of max_step_rows; the last row asks for a
+//                token
+//   tg N x S     S sequences, N steps of one row each, every row asking for its most likely token
+//   tg N of R    the same with one sequence and R rows in every step, as a draft of R - 1 that held
+//                is verified
 // What is fed are random ids, so that the answer to one step does not choose the next one's work.
+// Not here  generation as a server does it, with drafts (bench_generation.h).
 #pragma once
 
 #include <cstdint>
@@ -23,13 +26,20 @@ struct BenchTest {
   int prompt_tokens = 0;    // pp; 0: a tg test
   int generate_tokens = 0;  // tg, per stream
   int streams = 1;
+  int rows = 1;  // tg, per stream and step
 
   int tokens() const { return prompt_tokens > 0 ? prompt_tokens : generate_tokens * streams; }
 };
-std::string TestName(const BenchTest& test);  // "pp512", "tg64", "tg64 x16"
+std::string TestName(const BenchTest& test);  // "pp512", "tg64", "tg64 x16", "tg64 of 3"
+
+// --streams, or what it is without.
+std::vector<int> StreamsOf(const BenchArguments& arguments);
 
 // The tests that --prompt, --generate and --streams ask for; a length of 0 is none.
 std::vector<BenchTest> PlanTests(const BenchArguments& arguments);
+
+// Steps of 1 to `most_rows` rows, to see what verifying a draft costs.
+std::vector<BenchTest> PlanVerification(int steps, int most_rows);
 
 // What the machine can do, as measured right before one repetition: its speed drifts, so a figure
 // is held against the yardstick of its own moment.

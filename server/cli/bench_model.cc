@@ -5,13 +5,13 @@
 
 #include "absl/strings/str_format.h"
 #include "kernels/cpu/machine_probe.h"
+#include "server/cli/bench_answers.h"
 #include "server/cli/bench_measure.h"
+#include "server/cli/bench_model_compare.h"
 #include "server/cli/bench_report.h"
 #include "server/cli/console.h"
-#include "server/cli/format.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/verbs.h"
-#include "server/cli/version.h"
 
 namespace tandem::server {
 namespace {
@@ -36,6 +36,7 @@ MemoryRequest BenchMemory(const Settings& settings, const ModelSource& source,
 absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
                         const std::string& command_line) {
   const Console console(terminal);
+  if (!settings.bench.compare.empty()) return BenchModelPairs(settings, console, command_line);
   const std::vector<BenchTest> tests = PlanTests(settings.bench);
   for (const BenchTest& test : tests) {
     if (test.streams > settings.max_step_rows) {
@@ -54,19 +55,7 @@ absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
   if (!plan.ok()) return plan.status();
   DescribeStart(console, settings, *source, kernels::CpuOps(**backend), *plan);
 
-  BenchFacts facts = {.command_line = command_line,
-                      .version = std::string(Version()),
-                      .commit = std::string(GitCommit()),
-                      .build = std::string(BuildFlags()),
-                      .date = UtcDate(),
-                      .cpu = CpuModelName(),
-                      .backend = kernels::CpuOps(**backend).name,
-                      .threads = kernels::CpuThreads(**backend),
-                      .model = source->name,
-                      .parameters = CountParameters(source->config),
-                      .weight_bytes = plan->weight_bytes + engine::PleTableBytes(source->config),
-                      .weight_type = "bf16",
-                      .kv_type = std::string(KvFormatName(KvFormatOf(settings)))};
+  const BenchFacts facts = BenchFactsOf(settings, *source, *plan, **backend, command_line);
   absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
       LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
   if (!engine.ok()) return engine.status();

@@ -10,12 +10,6 @@
 namespace tandem::server {
 namespace {
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
 // The figures of one test.
 struct Figures {
   TokenRate rate;
@@ -113,27 +107,13 @@ std::string Markdown(const BenchFacts& facts, const std::vector<BenchResult>& re
       results.empty() ? 0 : static_cast<int>(results[0].seconds.size()),
       YardstickRange(results, &Yardstick::read_bytes_per_s),
       YardstickRange(results, &Yardstick::multiply_adds_per_s));
-  text += absl::StrFormat("\n`%s`  \n%s %s (%s)  \n%s, %s  \n%s, %s parameters  \n%s\n",
-                          facts.command_line, facts.version, facts.commit, facts.build, facts.cpu,
-                          facts.backend, facts.model, ParametersText(facts.parameters), facts.date);
+  text += "\n" + FactsText(facts);
   return text;
 }
 
 std::string Json(const BenchFacts& facts, const std::vector<BenchResult>& results) {
-  nlohmann::ordered_json json = {{"command_line", facts.command_line},
-                                 {"version", facts.version},
-                                 {"commit", facts.commit},
-                                 {"build", facts.build},
-                                 {"date", facts.date},
-                                 {"cpu", facts.cpu},
-                                 {"backend", facts.backend},
-                                 {"threads", facts.threads},
-                                 {"model", facts.model},
-                                 {"parameters", facts.parameters},
-                                 {"weight_type", facts.weight_type},
-                                 {"weight_bytes", facts.weight_bytes},
-                                 {"kv_type", facts.kv_type},
-                                 {"tests", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json = FactsJson(facts);
+  json["tests"] = nlohmann::ordered_json::array();
   for (const BenchResult& result : results) {
     const Figures figures = FiguresOf(result);
     json["tests"].push_back({{"test", TestName(result.test)},
@@ -181,6 +161,35 @@ std::string Csv(const BenchFacts& facts, const std::vector<BenchResult>& results
 }
 
 }  // namespace
+
+std::string FactsText(const BenchFacts& facts) {
+  return absl::StrFormat("`%s`  \n%s %s (%s)  \n%s, %s  \n%s, %s parameters  \n%s\n",
+                         facts.command_line, facts.version, facts.commit, facts.build, facts.cpu,
+                         facts.backend, facts.model, ParametersText(facts.parameters), facts.date);
+}
+
+nlohmann::ordered_json FactsJson(const BenchFacts& facts) {
+  return {{"command_line", facts.command_line},
+          {"version", facts.version},
+          {"commit", facts.commit},
+          {"build", facts.build},
+          {"date", facts.date},
+          {"cpu", facts.cpu},
+          {"backend", facts.backend},
+          {"threads", facts.threads},
+          {"model", facts.model},
+          {"parameters", facts.parameters},
+          {"weight_type", facts.weight_type},
+          {"weight_bytes", facts.weight_bytes},
+          {"kv_type", facts.kv_type}};
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0.0;
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
 
 TokenRate RateOf(const BenchResult& result) {
   std::vector<double> rates;

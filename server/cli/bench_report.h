@@ -3,6 +3,7 @@
 // Not here  measuring (bench_measure.h).
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,12 @@ struct BenchFacts {
   std::string weight_type;
   std::string kv_type;
 };
+
+// The lines and the fields of a report that say so.
+std::string FactsText(const BenchFacts& facts);
+nlohmann::ordered_json FactsJson(const BenchFacts& facts);
+
+double Median(std::vector<double> values);  // 0 without any
 
 struct TokenRate {
   double median = 0.0;  // tokens per second

@@ -120,6 +120,9 @@ int Main(const std::vector<std::string>& words) {
     case Verb::kBenchModel:
       status = BenchModel(settings, terminal, CommandText(words));
       break;
+    case Verb::kBenchAccept:
+      status = BenchAccept(settings, terminal, CommandText(words));
+      break;
     case Verb::kBenchServe: {
       const absl::StatusOr<int> exit_status = BenchServe(settings, terminal, CommandText(words));
       if (exit_status.ok()) return *exit_status;

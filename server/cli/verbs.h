@@ -39,6 +39,10 @@ absl::StatusOr<int> Health(const Settings& settings);
 absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
                         const std::string& command_line);
 
+// Answers prompts and reports what became of drafts. `command_line` as above.
+absl::Status BenchAccept(const Settings& settings, const Terminal& terminal,
+                         const std::string& command_line);
+
 // Measures a server under load and prints the report. A signal ends the run; what has finished is
 // reported.
 //   returns  the exit status: 0; 1 when no request succeeded or the server was lost; 130 when a
