@@ -144,10 +144,7 @@ void CompareRope(const RopeParams& ours, const RopeParams& theirs, const char* t
 }  // namespace
 
 std::vector<float> AssistantConfig::InvFreq(KvGroup group) const {
-  const auto layer = std::find_if(layers.begin(), layers.end(),
-                                  [&](const LayerDesc& desc) { return desc.group() == group; });
-  if (layer == layers.end()) return {};
-  return RopeFrequencies(rope[group], layer->head_dim);
+  return RopeFrequencies(layers, rope, group);
 }
 
 absl::StatusOr<AssistantConfig> ParseAssistantConfig(std::string_view config_json,

@@ -5,7 +5,7 @@
 //           shape and dtype, no overlap, no name twice, every indexed tensor in its shard. A
 //           damaged file gives InvalidArgument with file and tensor; nothing is read out of bounds
 //           later.
-// Not here  which tensors a model needs, and where they go (load_model.h).
+// Not here  which tensors a model needs (checkpoint_tensors.h); where they go (weight_layout.h).
 #pragma once
 
 #include <cstddef>

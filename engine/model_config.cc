@@ -117,10 +117,7 @@ std::vector<int> ModelConfig::KvOwners(KvGroup group) const {
 }
 
 std::vector<float> ModelConfig::InvFreq(KvGroup group) const {
-  const auto layer = std::find_if(layers.begin(), layers.end(),
-                                  [&](const LayerDesc& desc) { return desc.group() == group; });
-  if (layer == layers.end()) return {};
-  return RopeFrequencies(rope[group], layer->head_dim);
+  return RopeFrequencies(layers, rope, group);
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,

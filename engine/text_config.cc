@@ -1,5 +1,6 @@
 #include "engine/text_config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -186,13 +187,19 @@ TextConfig ReadTextConfig(ConfigReader& reader, bool unified, bool ends_full) {
   return config;
 }
 
-std::vector<float> RopeFrequencies(const RopeParams& params, int head_dim) {
+std::vector<float> RopeFrequencies(const std::vector<LayerDesc>& layers,
+                                   const std::array<RopeParams, kNumKvGroups>& rope,
+                                   KvGroup group) {
+  const auto layer = std::find_if(layers.begin(), layers.end(),
+                                  [&](const LayerDesc& desc) { return desc.group() == group; });
+  if (layer == layers.end()) return {};
+  const int head_dim = layer->head_dim;
   // Exponents run over the whole head; only the first `live` pairs turn.
-  const int live = static_cast<int>(params.partial_rotary_factor * head_dim / 2);
+  const int live = static_cast<int>(rope[group].partial_rotary_factor * head_dim / 2);
   std::vector<float> inv_freq(live);
   for (int j = 0; j < live; ++j) {
-    inv_freq[j] =
-        static_cast<float>(std::pow(double{params.theta}, -2.0 * j / head_dim) / params.factor);
+    inv_freq[j] = static_cast<float>(std::pow(double{rope[group].theta}, -2.0 * j / head_dim) /
+                                     rope[group].factor);
   }
   return inv_freq;
 }

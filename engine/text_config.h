@@ -47,7 +47,9 @@ struct TextConfig {
 //   ends_full    the last layer is full, whatever layer_types says (gemma4.md 1.3)
 TextConfig ReadTextConfig(ConfigReader& reader, bool unified, bool ends_full);
 
-// The frequencies of the rotating pairs, [live] (gemma4.md 2.4).
-std::vector<float> RopeFrequencies(const RopeParams& params, int head_dim);
+// The frequencies of the rotating pairs of a group's layers, [live] (gemma4.md 2.4); none without
+// such a layer.
+std::vector<float> RopeFrequencies(const std::vector<LayerDesc>& layers,
+                                   const std::array<RopeParams, kNumKvGroups>& rope, KvGroup group);
 
 }  // namespace tandem::engine

@@ -169,7 +169,7 @@ const BadConfig kBadConfigs[] = {
     {"LayerType",
      [](json& c) { c["layer_types"] = json(std::vector<std::string>(12, "linear_attention")); },
      {"layer_types", "linear_attention"}},
-    {"AllShared", [](json& c) { c["num_kv_shared_layers"] = 12; }, {"num_kv_shared_layers", "12"}},
+    {"AllShared", [](json& c) { c["num_kv_shared_layers"] = 12; }, {"num_kv_shared_layers is 12", "drafter"}},
     {"NoDonor",
      [](json& c) { c["num_kv_shared_layers"] = 9; },
      {"layer 5", "no earlier full layer"}},
