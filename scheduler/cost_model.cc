@@ -8,6 +8,7 @@ namespace {
 
 constexpr double kWeight = 0.25;    // of the newest measurement
 constexpr double kMaxChange = 4.0;  // of one measurement against the estimate
+constexpr double kLeastUs = 0.5;    // what the clock shows as 0
 constexpr int kMinRowsToLearn = 8;  // below, the fixed cost of a step drowns that of its rows
 // Points of a curve: the first measurements count as much as each other, later ones a tenth; and
 // none, as often as stalls happen, more than half of what was expected.
@@ -146,15 +147,15 @@ std::vector<int> SlotsByDepth(std::span<const int> tokens) {
 }  // namespace
 
 void Observe(CostModel& model, int prompt_rows, int decode_rows, int64_t duration_us) {
-  const double us = static_cast<double>(duration_us);
+  const double us = std::max(static_cast<double>(duration_us), kLeastUs);
   if (prompt_rows == 0) {
-    if (decode_rows == 0 || us <= 0) return;
+    if (decode_rows == 0) return;
     const bool other_size = model.last_rows != decode_rows;
     model.last_rows = decode_rows;
     const double expected = DecodeStepUs(model, decode_rows);
     const bool known = PointOf(model.decode, decode_rows) != nullptr;
     if (!known || other_size) {
-      MovePoint(model.decode, decode_rows, us / std::max(expected, 1e-3), us / model.speed);
+      MovePoint(model.decode, decode_rows, us / expected, us / model.speed);
     }
     if (known) {
       const double slower = std::clamp(us / expected, 1 / kMaxChange, kMaxChange);
@@ -169,20 +170,21 @@ void Observe(CostModel& model, int prompt_rows, int decode_rows, int64_t duratio
 
 void ObserveDrafting(CostModel& model, std::span<const int> tokens, int64_t draft_us) {
   const std::vector<int> slots = SlotsByDepth(tokens);
-  if (slots.empty() || draft_us <= 0) return;
-  const double us = static_cast<double>(draft_us);
+  if (slots.empty()) return;
+  const double us = std::max(static_cast<double>(draft_us), kLeastUs);
   std::vector<double> step_us(slots.front() + 1);
   DraftStepsUs(model, step_us);
   double expected = 0;
   for (const int n : slots) expected += step_us[n];
-  const double mean_us = us / static_cast<double>(slots.size()) / model.speed;
-  // Each number of slots once: in a chain of few they are much the same.
+  // What was measured against what was expected holds for every number of slots in the chain, also
+  // for those that never ran: they stand on the curve so far. Without one, all cost the same.
+  const double per_step_us = us / static_cast<double>(slots.size());
   for (size_t depth = 0; depth < slots.size(); ++depth) {
-    if (depth > 0 && slots[depth] == slots[depth - 1]) continue;
-    // A number of slots that never ran stands on the curve, if there is one.
-    const double first_us =
-        expected > 0 ? us / expected * step_us[slots[depth]] / model.speed : mean_us;
-    MovePoint(model.draft, slots[depth], expected > 0 ? us / expected : 1, first_us);
+    const int n = slots[depth];
+    if (depth > 0 && n == slots[depth - 1]) continue;
+    const double measured = expected > 0 ? us / expected : 1.0;
+    const double first_us = expected > 0 ? measured * step_us[n] : per_step_us;
+    MovePoint(model.draft, n, measured, first_us / model.speed);
   }
 }
 
