@@ -8,78 +8,13 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "engine/draft_buffers.h"
 #include "engine/draft_choice.h"
 
 namespace tandem::engine {
 namespace {
 
-constexpr int kLogitRows = 64;    // rows of a dense head computed at once: 64 MiB as published
 constexpr int kChooseTasks = 16;  // rows that choose at the same time, each with its own scratch
-
-int ChunkRows(const AssistantConfig& config, const AssistantRunConfig& run_config) {
-  return config.clustered ? run_config.max_slots : std::min(run_config.max_slots, kLogitRows);
-}
-
-// Logits of one row.
-size_t RowLogits(const AssistantConfig& config) {
-  return config.clustered ? size_t(config.clusters_per_token) * config.cluster_rows()
-                          : size_t(config.vocab);
-}
-
-// Activations of one chain, f32, all [max_slots, ...] unless said otherwise.
-struct Buffers {
-  float* u = nullptr;     // [., 2 D] scaled embedding, then the handoff row or its successor
-  float* x = nullptr;     // [., d] residual stream
-  float* n = nullptr;     // [., d] normed input of a product; z from the final norm on
-  float* y = nullptr;     // [., d] output of a product, before it joins the residual
-  float* q = nullptr;     // [., widest Hq * hd]
-  float* attn = nullptr;  // [., widest Hq * hd]
-  float* mlp = nullptr;   // [., widest MLP]
-  std::array<float*, kNumKvGroups> cos = {};  // [., live pairs]
-  std::array<float*, kNumKvGroups> sin = {};
-  float* scores = nullptr;      // [chunk, clusters]
-  int32_t* clusters = nullptr;  // [chunk, clusters per token], rising
-  float* logits = nullptr;      // [chunk, RowLogits]
-};
-
-size_t LayOutBuffers(const AssistantConfig& config, const AssistantRunConfig& run_config,
-                     std::byte* base, Buffers& b) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
-  size_t used = 0;
-  const auto take = [&](size_t count) {  // floats or int32s
-    const uintptr_t at = begin + used;
-    used += (count * 4 + 63) / 64 * 64;
-    return at;
-  };
-  const auto floats = [&](size_t rows, size_t per_row) {
-    return reinterpret_cast<float*>(take(rows * per_row));
-  };
-  const size_t slots = run_config.max_slots;
-  const size_t chunk = ChunkRows(config, run_config);
-  size_t query = 0, mlp = 0;
-  for (const LayerDesc& layer : config.layers) {
-    query = std::max(query, size_t(layer.num_q_heads) * layer.head_dim);
-    mlp = std::max(mlp, size_t(layer.mlp_width));
-  }
-  b.u = floats(slots, 2 * size_t(config.backbone_hidden));
-  b.x = floats(slots, config.hidden);
-  b.n = floats(slots, config.hidden);
-  b.y = floats(slots, config.hidden);
-  b.q = floats(slots, query);
-  b.attn = floats(slots, query);
-  b.mlp = floats(slots, mlp);
-  for (const KvGroup group : {kSliding, kFull}) {
-    const size_t live = config.InvFreq(group).size();
-    b.cos[group] = floats(slots, live);
-    b.sin[group] = floats(slots, live);
-  }
-  if (config.clustered) {
-    b.scores = floats(chunk, config.num_clusters);
-    b.clusters = reinterpret_cast<int32_t*>(take(chunk * config.clusters_per_token));
-  }
-  b.logits = floats(chunk, RowLogits(config));
-  return used;
-}
 
 // A sequence in a chain. Rows are ordered by falling max_tokens, so that those of any step are the
 // first ones and nothing moves when a draft is complete.
@@ -109,7 +44,7 @@ struct Assistant::State {
   AssistantRunConfig config;
   std::vector<DraftOp> program;
   kernels::HugeMemory memory;
-  Buffers buffers;
+  DraftBuffers buffers;
   std::array<std::vector<float>, kNumKvGroups> inv_freq;
   std::vector<kernels::KvView> views;  // [layers] of the layer's donor
   std::array<ChoiceScratch, kChooseTasks> scratch;
@@ -296,7 +231,7 @@ int Assistant::State::RunChain() {
 
 // Operations [begin, end) of the program for every chunk of the rows.
 void Assistant::State::RunHead(size_t begin, size_t end) {
-  const int chunk = ChunkRows(shape(), config);
+  const int chunk = LogitRows(shape(), config.max_slots);
   for (chunk_begin = 0; chunk_begin < live; chunk_begin += chunk) {
     chunk_rows = std::min(chunk, live - chunk_begin);
     for (size_t i = begin; i < end; ++i) Execute(program[i]);
@@ -345,13 +280,13 @@ void Assistant::State::Execute(const DraftOp& op) {
                                         .ids = buffers.clusters,
                                         .chosen = shape().clusters_per_token,
                                         .y = buffers.logits,
-                                        .y_stride = static_cast<int64_t>(RowLogits(shape())),
+                                        .y_stride = static_cast<int64_t>(LogitsPerRow(shape())),
                                         .rows = chunk_rows});
-      work.linear_madds += uint64_t(chunk_rows) * RowLogits(shape()) * d;
+      work.linear_madds += uint64_t(chunk_rows) * LogitsPerRow(shape()) * d;
       break;
     case Kind::kSoftcap:
       ops.softcap(ops.backend,
-                  {buffers.logits, static_cast<int64_t>(chunk_rows * RowLogits(shape())),
+                  {buffers.logits, static_cast<int64_t>(chunk_rows * LogitsPerRow(shape())),
                    shape().logit_softcap});
       break;
     case Kind::kChooseToken:
@@ -448,8 +383,8 @@ void Assistant::State::ChooseClustersOf(int row, ChoiceScratch& s) {
 void Assistant::State::ChooseTokenOf(int row, ChoiceScratch& s) {
   ChainRow& r = rows[row];
   if (!r.open) return;
-  const std::span<float> logits(buffers.logits + (row - chunk_begin) * RowLogits(shape()),
-                                RowLogits(shape()));
+  const std::span<float> logits(buffers.logits + (row - chunk_begin) * LogitsPerRow(shape()),
+                                LogitsPerRow(shape()));
   SampleRequest request = r.slot->next;
   request.position += step;
   request.drafted = r.drafted;
@@ -514,7 +449,7 @@ void Assistant::State::Show(const DraftOp& op) {
     case Kind::kLogits:
     case Kind::kClusterLogits:
     case Kind::kSoftcap:
-      return show(buffers.logits, static_cast<int64_t>(RowLogits(shape())));
+      return show(buffers.logits, static_cast<int64_t>(LogitsPerRow(shape())));
     case Kind::kCentroids:
       return show(buffers.scores, shape().num_clusters);
     case Kind::kChooseClusters:
@@ -533,8 +468,8 @@ Assistant::~Assistant() = default;
 
 size_t Assistant::ScratchBytes(const AssistantConfig& config,
                                const AssistantRunConfig& run_config) {
-  Buffers buffers;
-  return LayOutBuffers(config, run_config, nullptr, buffers);
+  DraftBuffers buffers;
+  return LayOutDraftBuffers(config, run_config.max_slots, nullptr, buffers);
 }
 
 absl::StatusOr<std::unique_ptr<Assistant>> Assistant::Create(
@@ -551,7 +486,7 @@ absl::StatusOr<std::unique_ptr<Assistant>> Assistant::Create(
       kernels::HugeMemory::Allocate(ScratchBytes(assistant.config, config));
   if (!memory.ok()) return memory.status();
   state->memory = *std::move(memory);
-  LayOutBuffers(assistant.config, config, state->memory.data(), state->buffers);
+  LayOutDraftBuffers(assistant.config, config.max_slots, state->memory.data(), state->buffers);
   return std::unique_ptr<Assistant>(new Assistant(std::move(state)));
 }
 

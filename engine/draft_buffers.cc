@@ -1,0 +1,56 @@
+#include "engine/draft_buffers.h"
+
+#include <algorithm>
+
+namespace tandem::engine {
+
+int LogitRows(const AssistantConfig& config, int max_slots) {
+  constexpr int kMostDenseRows = 64;
+  return config.clustered ? max_slots : std::min(max_slots, kMostDenseRows);
+}
+
+size_t LogitsPerRow(const AssistantConfig& config) {
+  return config.clustered ? size_t(config.clusters_per_token) * config.cluster_rows()
+                          : size_t(config.vocab);
+}
+
+size_t LayOutDraftBuffers(const AssistantConfig& config, int max_slots, std::byte* base,
+                          DraftBuffers& b) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
+  size_t used = 0;
+  const auto take = [&](size_t count) {  // floats or int32s
+    const uintptr_t at = begin + used;
+    used += (count * 4 + 63) / 64 * 64;
+    return at;
+  };
+  const auto floats = [&](size_t rows, size_t per_row) {
+    return reinterpret_cast<float*>(take(rows * per_row));
+  };
+  const size_t slots = max_slots;
+  const size_t logit_rows = LogitRows(config, max_slots);
+  size_t query = 0, mlp = 0;
+  for (const LayerDesc& layer : config.layers) {
+    query = std::max(query, size_t(layer.num_q_heads) * layer.head_dim);
+    mlp = std::max(mlp, size_t(layer.mlp_width));
+  }
+  b.u = floats(slots, 2 * size_t(config.backbone_hidden));
+  b.x = floats(slots, config.hidden);
+  b.n = floats(slots, config.hidden);
+  b.y = floats(slots, config.hidden);
+  b.q = floats(slots, query);
+  b.attn = floats(slots, query);
+  b.mlp = floats(slots, mlp);
+  for (const KvGroup group : {kSliding, kFull}) {
+    const size_t live = config.InvFreq(group).size();
+    b.cos[group] = floats(slots, live);
+    b.sin[group] = floats(slots, live);
+  }
+  if (config.clustered) {
+    b.scores = floats(logit_rows, config.num_clusters);
+    b.clusters = reinterpret_cast<int32_t*>(take(logit_rows * config.clusters_per_token));
+  }
+  b.logits = floats(logit_rows, LogitsPerRow(config));
+  return used;
+}
+
+}  // namespace tandem::engine
