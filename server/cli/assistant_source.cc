@@ -141,14 +141,16 @@ std::string AssistantText(const AssistantSource& assistant) {
 absl::Status AssistantTrouble(const Settings& settings, const fs::path& directory,
                               const absl::Status& status) {
   const bool found = settings.draft_model == "auto";
-  return absl::Status(
-      status.code(),
-      absl::StrFormat("%s: %s; %s, or go without: --draft-model none",
-                      (found ? "the assistant that comes with the model, " : "--draft-model ") +
-                          directory.string(),
-                      std::string(status.message()),
-                      found ? "fetch it again, or give another one with --draft-model DIR"
-                            : "give the assistant that was made for this model"));
+  std::string message = absl::StrFormat(
+      "%s: %s",
+      (found ? "the assistant that comes with the model, " : "--draft-model ") + directory.string(),
+      std::string(status.message()));
+  if (message.find("--draft-model none") == message.npos) {
+    message += absl::StrFormat("; %s, or go without: --draft-model none",
+                               found ? "fetch it again, or give another one with --draft-model DIR"
+                                     : "give the assistant that was made for this model");
+  }
+  return absl::Status(status.code(), message);
 }
 
 scheduler::Speculation DefaultSpeculation(const Settings& settings,

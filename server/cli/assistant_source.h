@@ -54,8 +54,8 @@ std::string DonorsText(const engine::AssistantConfig& config, const char* separa
 // 3 tokens at a time"
 std::string AssistantText(const AssistantSource& assistant);
 
-// `status` with the option and the directory it is about, and the ways out: another assistant, or
-// --draft-model none.
+// `status` with the option and the directory it is about, and the ways out, unless it has them
+// already: another assistant, or --draft-model none.
 absl::Status AssistantTrouble(const Settings& settings, const std::filesystem::path& directory,
                               const absl::Status& status);
 

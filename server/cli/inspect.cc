@@ -259,7 +259,7 @@ absl::Status InspectAssistant(const std::filesystem::path& directory, bool as_js
   if (!checkpoint.ok()) return checkpoint.status();
   std::string fit = "not looked at: tandem inspect MODEL --draft-model " + directory.string();
   const std::filesystem::path around =
-      std::filesystem::absolute(directory / "").parent_path().parent_path();
+      std::filesystem::absolute(directory / "").lexically_normal().parent_path().parent_path();
   if (const auto target = engine::ReadModelConfig(around.string()); target.ok()) {
     absl::Status good = engine::FitToTarget(*target, *config);
     if (good.ok()) good = engine::CheckAssistant(directory.string(), *target);

@@ -46,9 +46,9 @@ const Buckets kFreeBuckets = {.0001, .0005, .001, .0025, .005, .01, .025, .05,
 const Buckets kScheduleBuckets = {.00001, .000025, .00005, .0001, .00025, .0005,
                                   .001,   .0025,   .005,   .01,   .05,    .25};
 
-// Tokens of a round that verified a draft, one bucket per number.
-const Buckets kRoundTokenBuckets = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17};
-static_assert(scheduler::kMaxDraftTokens == 16, "kRoundTokenBuckets");
+// One bucket per number: tokens of a round that verified a draft, drafter forwards of a step.
+const Buckets kDraftBuckets = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17};
+static_assert(scheduler::kMaxDraftTokens == 16, "kDraftBuckets");
 
 constexpr std::array<const char*, 17> kGrpcCodes = {
     "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
@@ -175,12 +175,11 @@ struct Metrics::Impl {
                                     "Steps of decoding sequences, with or without a draft.");
   Histogram& spec_round_tokens =
       OneHistogram("tandem_spec_round_tokens",
-                   "Tokens per verified draft, the bonus token included.", kRoundTokenBuckets);
-  Family<Counter>& spec_dropped =
-      Counters("tandem_spec_dropped_total",
-               "Drafted tokens never verified (unused), and drafts that a NaN ended (numeric).");
-  Counter& spec_unused = spec_dropped.Add({{"reason", "unused"}});
-  Counter& spec_numeric = spec_dropped.Add({{"reason", "numeric"}});
+                   "Tokens per verified draft, the bonus token included.", kDraftBuckets);
+  Counter& spec_unused =
+      OneCounter("tandem_spec_unused_draft_tokens_total", "Drafted tokens never verified.");
+  Counter& spec_failed =
+      OneCounter("tandem_spec_failed_drafts_total", "Drafts that a NaN or infinity ended.");
   Counter& spec_auto_off =
       OneCounter("tandem_spec_auto_off_total", "Sequences whose drafts stopped paying off.");
   Gauge& spec_drafting =
@@ -197,8 +196,8 @@ struct Metrics::Impl {
   Histogram& verify_step = step_seconds.Add({{"kind", "verify"}}, kStepBuckets);
   Histogram& mixed_step = step_seconds.Add({{"kind", "mixed"}}, kStepBuckets);
   Histogram& draft_step = step_seconds.Add({{"kind", "draft"}}, kStepBuckets);
-  Histogram& spec_depth = OneHistogram(
-      "tandem_spec_depth", "Drafter forwards per step that drafts.", kRoundTokenBuckets);
+  Histogram& spec_depth =
+      OneHistogram("tandem_spec_depth", "Drafter forwards per step that drafts.", kDraftBuckets);
   Histogram& schedule_seconds = OneHistogram(
       "tandem_schedule_seconds", "Time between two steps, sleep excluded.", kScheduleBuckets);
 
@@ -400,14 +399,14 @@ void Metrics::Impl::CountDrafts(const scheduler::DraftCounts& more) {
   add(spec_accepted, more.accepted);
   add(spec_rounds, more.rounds);
   add(spec_unused, more.discarded);
-  add(spec_numeric, more.failed);
+  add(spec_failed, more.failed);
   for (int i = 0; i < max_draft_tokens; ++i) {
     const Labels position = {{"position", std::to_string(i)}};
     add(spec_drafted_at.Add(position), more.drafted_at[i]);
     add(spec_accepted_at.Add(position), more.accepted_at[i]);
   }
   // Rounds by the number of their tokens: one more than held.
-  std::vector<double> rounds(kRoundTokenBuckets.size() + 1);  // the last one is for infinity
+  std::vector<double> rounds(kDraftBuckets.size() + 1);  // the last one is for infinity
   int64_t at_least = more.rounds_with_draft;
   for (int held = 0; held <= scheduler::kMaxDraftTokens; ++held) {
     const int64_t more_than =

@@ -118,8 +118,8 @@ TEST_F(MetricsTest, DraftsAreCountedUnderVllmNamesAndByPosition) {
   const std::string drafted_at = "tandem_spec_draft_tokens_per_pos_total" + own;
   EXPECT_THAT(text, HasSubstr(drafted_at + ",position=\"1\"} 8"));
   EXPECT_THAT(text, HasSubstr("tandem_spec_rounds_total" + own + "} 10"));
-  EXPECT_THAT(text, HasSubstr("tandem_spec_dropped_total" + own + ",reason=\"unused\"} 3"));
-  EXPECT_THAT(text, HasSubstr("tandem_spec_dropped_total" + own + ",reason=\"numeric\"} 1"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_unused_draft_tokens_total" + own + "} 3"));
+  EXPECT_THAT(text, HasSubstr("tandem_spec_failed_drafts_total" + own + "} 1"));
   EXPECT_THAT(text, HasSubstr("tandem_spec_auto_off_total" + own + "} 5"));
   EXPECT_THAT(text, HasSubstr("tandem_spec_drafting" + own + "} 7"));
   // Two rounds gave one token, four two, and two three.
