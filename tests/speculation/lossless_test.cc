@@ -54,7 +54,8 @@ class Random {
 // A request in flight: what it has to say, and what came.
 struct Flight {
   Request request;
-  std::vector<PlainChoice> plain;  // by choice
+  std::vector<PlainChoice> plain;                          // by choice
+  std::vector<engine::SampledToken> plain_scores, scores;  // of the prompt
   scheduler::RequestId id = 0;
   std::vector<std::vector<engine::SampledToken>> tokens;  // by choice
   std::vector<scheduler::FinishReason> reasons;
@@ -76,6 +77,9 @@ struct Flight {
           error = absl::StrCat("an event of ", event.tokens.size(), " tokens tells of ",
                                event.accepted, " accepted of ", event.drafted);
         }
+        break;
+      case TokenEvent::Kind::kPromptLogprobs:
+        scores.insert(scores.end(), event.tokens.begin(), event.tokens.end());
         break;
       case TokenEvent::Kind::kChoiceFinished:
         reasons[event.choice] = event.reason;
@@ -352,6 +356,10 @@ class World {
         EXPECT_EQ(got[i].id, want[i].id) << "choice " << c << " token " << i;
         EXPECT_TRUE(SameToken(got[i], want[i])) << "choice " << c << " token " << i;
       }
+    }
+    if (!flight.cancelled) {
+      EXPECT_TRUE(std::equal(flight.scores.begin(), flight.scores.end(),
+                             flight.plain_scores.begin(), flight.plain_scores.end(), SameToken));
     }
     EXPECT_EQ(flight.stats.completion_tokens, emitted);
     EXPECT_LE(flight.stats.drafts.accepted, flight.stats.drafts.drafted);

@@ -66,6 +66,25 @@ PlainChoice SpeakAlone(EngineRig& rig, const scheduler::Request& request, int ch
   return said;
 }
 
+std::vector<engine::SampledToken> ScoreAlone(EngineRig& rig, const scheduler::Request& request) {
+  RigSequence sequence{.ids = request.prompt};
+  RigRun run{
+      .sequence = &sequence, .rows = static_cast<int>(request.prompt.size()), .all_logits = true};
+  rig.Step({&run, 1});
+  rig.Free(sequence);
+  engine::SampleScratch scratch;
+  std::vector<engine::SampledToken> scores;
+  for (size_t position = 1; position < request.prompt.size(); ++position) {
+    engine::SampleRequest score;
+    score.position = static_cast<int64_t>(position);
+    score.logprobs = request.prompt_logprobs;
+    score.score_id = request.prompt[position];
+    scores.push_back(engine::Sample(run.logits[position - 1], score,
+                                    rig.model.config.generation.suppressed_ids, scratch));
+  }
+  return scores;
+}
+
 bool SameToken(const engine::SampledToken& a, const engine::SampledToken& b) {
   const auto same_top = [](const engine::TopLogprob& x, const engine::TopLogprob& y) {
     return x.id == y.id && SameBits(x.logprob, y.logprob);

@@ -22,6 +22,9 @@ struct PlainChoice {
 PlainChoice SpeakAlone(EngineRig& rig, const scheduler::Request& request, int choice,
                        int max_known);
 
+// The log-probabilities that `request` asks for of its own prompt, from position 1 on.
+std::vector<engine::SampledToken> ScoreAlone(EngineRig& rig, const scheduler::Request& request);
+
 // Bit for bit: id, log-probability, rank, top.
 bool SameToken(const engine::SampledToken& a, const engine::SampledToken& b);
 
