@@ -16,7 +16,8 @@
 // longest drafts being shortened when these are short, but min_chunk_rows stay for prompts; then
 // come prompt chunks. A guess takes a block only when one is free after all that, and gives it back
 // at the end of the step unless it held. So who is seated, preempted or swapped is decided from
-// known tokens alone, and guesses keep nobody from a seat, a block or a row.
+// known tokens alone, and whoever would have a row without guesses has one, but for prompts beyond
+// the first min_chunk_rows of them.
 //
 // A swap is how tenants come to equal shares of the seats: when the first in the queue finds no
 // room, and another tenant holds at least two seats more than its own, the worst-ranked of the

@@ -97,7 +97,8 @@ constexpr const char* FinishReasonName(FinishReason reason) {
 
 // What became of drafts. A round is a step that ran a decoding sequence's newest token, with or
 // without a draft behind it; it emits one token more than were accepted, unless a stop cuts it.
-// Every guess is counted once, as drafted or as discarded.
+// Every guess is counted once, as drafted or as discarded, but for those of a step in which the
+// request failed.
 struct DraftCounts {
   int64_t rounds = 0;
   int64_t rounds_with_draft = 0;

@@ -39,6 +39,11 @@ int64_t PromptLeft(const Sequence& sequence) {
   return std::max(0, sequence.request->prompt_tokens() - sequence.kv_tokens);
 }
 
+bool MayDraft(const Request& request) {
+  return request.speculation.mode != Speculation::Mode::kOff &&
+         request.speculation.max_draft_tokens > 0;
+}
+
 // Without a seat: it was preempted.
 bool HasRun(const Sequence& sequence) { return sequence.computed_tokens > 0; }
 
@@ -206,7 +211,7 @@ void Roster::FailAll(absl::Status (*make_status)(), int64_t now_us) {
 
 int Roster::DraftRoom(const Sequence& sequence, int more_tokens) const {
   const Request& request = sequence.request->request;
-  if (request.speculation.mode == Speculation::Mode::kOff) return 0;
+  if (!MayDraft(request)) return 0;
   // A round of k guesses can give k + 1 tokens (mtp.md 2.2 step 1).
   const int tokens_left =
       std::min(request.stop.max_tokens - static_cast<int>(sequence.output.size()),
@@ -415,8 +420,8 @@ void Roster::CommitDraft(const SeatRows& seat, DraftCounts round, const engine::
   round.discarded = static_cast<int64_t>(sequence.draft.size()) - drafted;
   std::fill_n(round.drafted_at.begin(), drafted, 1);
   std::fill_n(round.accepted_at.begin(), accepted, 1);
-  const bool may_draft = sequence.request->request.speculation.mode != Speculation::Mode::kOff;
-  if (config_.max_draft_tokens > 0 && may_draft && round.rounds > 0) {
+  const bool may_draft = config_.max_draft_tokens > 0 && MayDraft(sequence.request->request);
+  if (may_draft && round.rounds > 0) {
     Observe(sequence.draft_history, draft_prior_, sequence.draft_missed ? 1 : drafted, accepted);
   }
   sequence.draft.clear();

@@ -68,7 +68,7 @@ struct StepTiming {
   int decode_rows = 0;      // newest tokens and the drafts behind them
   int draft_rows = 0;       // of these, drafts
   int accepted_rows = 0;    // of these, guesses that held
-  int drafting = 0;         // sequences that got a new draft
+  int drafting = 0;         // sequences that asked for a draft
   int draft_steps = 0;      // forwards of the drafter
   int64_t duration_us = 0;  // the engine, drafting included
   int64_t draft_us = 0;     // of this, drafting

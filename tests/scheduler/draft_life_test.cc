@@ -208,6 +208,9 @@ TEST(PreemptionWithDraftsTest, GuessesAreDroppedAndDraftingGoesOnAfterTheRecompu
   rig.scheduler->RunOnce();
   EXPECT_EQ(rig.Of(0).tokens, 17);
   rig.Turns();
+  // Two tokens came from chunks, the others from rounds.
+  const DraftCounts& drafts = rig.Of(0).stats.drafts;
+  EXPECT_EQ(drafts.rounds + drafts.accepted, 40 - 2);
   EXPECT_EQ(rig.Of(0).stats.preemptions, 1);
   EXPECT_EQ(rig.Of(0).stats.recomputed_tokens, 22);
   rig.ExpectAllRight();
@@ -278,6 +281,30 @@ TEST(DraftStatsTest, TheObserverAndTheStatsTellWhatDraftsDid) {
   EXPECT_EQ(rig.Of(0).stats.drafts.rounds, 39);
   EXPECT_EQ(rig.scheduler->stats().drafts.drafted, rig.Of(1).stats.drafts.drafted);
   rig.ExpectAllRight();
+}
+
+TEST(DraftStatsTest, ThePolicyIsToldWhatGuessesWereWorth) {
+  // Given a request in auto mode beside a plain one, after ten rounds.
+  DraftRig rig(4, RightFor(2));
+  rig.Start();
+  rig.device->decode_row_us = 10;
+  Request request = rig.NewRequest(10, 100);
+  request.speculation.mode = Mode::kOff;
+  rig.Submit(request);
+  request.speculation.mode = Mode::kAuto;
+  rig.Submit(request);
+  rig.Turns(12);
+  const StepRecord record = rig.scheduler->RecentSteps().back();
+  EXPECT_EQ(record.input.step, record.step);
+  // Then its own history and the one of all know of them, and the plain one's is empty.
+  ASSERT_THAT(record.input.seated, testing::SizeIs(2));
+  EXPECT_EQ(record.input.seated[0].wish->mode, Mode::kOff);
+  EXPECT_EQ(record.input.seated[0].wish->max_tokens, 0);
+  EXPECT_EQ(record.input.seated[0].wish->history, DraftHistory{});
+  const DraftHistory& history = record.input.seated[1].wish->history;
+  EXPECT_GT(history.rounds, 5);
+  EXPECT_GT(history.places[0].held, history.places[2].held);
+  EXPECT_NE(record.input.draft_prior, DraftPrior{});
 }
 
 TEST(DraftStatsTest, TimeSpentDraftingIsNotTakenForTheTargets) {

@@ -95,6 +95,25 @@ TEST(DraftOptionsTest, OneMeansOneGuessZeroNoneAndMoreThanTheServerHasIsClamped)
   }
 }
 
+TEST(DraftOptionsTest, TowardsItsEndARequestIsGuessedNoMoreThanItCanUse) {
+  // Given a request for 8 tokens, by its limit or by the context's, whose guesses never hold.
+  for (const bool by_context : {false, true}) {
+    DraftRig rig(4, kAllWrong);
+    if (by_context) rig.limits.max_context = 12 + 8;
+    rig.Start();
+    rig.Submit(12, by_context ? 100 : 8);
+    rig.Turns();
+    // Then the step that draws token t of 8 asks for guesses of those behind the next one but the
+    // last, which comes by itself; and none was in vain but for not holding.
+    EXPECT_THAT(rig.device->step_asked,
+                ElementsAre(ElementsAre(4), ElementsAre(4), ElementsAre(4), ElementsAre(3),
+                            ElementsAre(2), ElementsAre(1), ElementsAre(), ElementsAre()));
+    EXPECT_EQ(rig.Of(0).stats.drafts.discarded, 0);
+    EXPECT_EQ(rig.Of(0).stats.drafts.drafted, 18);
+    rig.ExpectAllRight();
+  }
+}
+
 // T14: stops found by the scheduler.
 TEST(StopInsideARunTest, WhateverEndsAChoiceAtAnyOffsetNothingBehindItIsCounted) {
   constexpr int kDrafts = 4;
