@@ -247,6 +247,9 @@ class World {
     if (guess_ == Guess::kWrong) {
       EXPECT_EQ(mine.accepted, 0) << Describe();
     }
+    if (guess_ == Guess::kNotFinite) {
+      EXPECT_EQ(mine.drafted, 0) << Describe();
+    }
     for (const auto& flight : flights_) stage_.totals.Add(flight->request, flight->stats);
   }
 
@@ -280,6 +283,9 @@ class World {
     }
     if (random_.OneIn(8)) {
       for (int i = 0; i < vocab / 2; ++i) p.allowed.push_back(random_.In(0, vocab - 1));
+    } else if (options_.penalties && random_.OneIn(2)) {
+      // So few that they come again and again, within a draft too.
+      for (int i = 0; i < 4; ++i) p.allowed.push_back(random_.In(0, vocab - 1));
     }
     return p;
   }
