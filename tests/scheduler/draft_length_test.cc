@@ -221,6 +221,30 @@ TEST(DraftLengthTest, TrialsComeAfterThirtyTwoRoundsThenAfterPausesThatDouble) {
   EXPECT_THAT(pauses, ElementsAre(80, 144, 272, 528, 528, 528));
 }
 
+TEST(DraftLengthTest, ATrialThatHeldIsRepeatedAtOnceUnlessThatWouldNotPay) {
+  // Given a sequence, alone and among fifteen, that is far from paying but whose last trial held.
+  const Machine machine = {.row_us = 5, .draft_us = 400, .draft_slot_us = 0};
+  DraftWish held = WishOf(0.1f);
+  DraftPrior prior;
+  Observe(held.history, prior, 1, 1);
+  EXPECT_EQ(held.history.pause_rounds, 0);
+  std::vector<DraftWish> wishes = {held};
+  // Then it is tried again in a step that is nobody else's, ...
+  EXPECT_THAT(Choose(wishes, machine).tokens, ElementsAre(1));
+  EXPECT_THAT(Choose(wishes, machine).reasons, ElementsAre(DraftReason::kTrial));
+  // ... but not before that guess is verified, ...
+  wishes[0].pending = 1;
+  EXPECT_THAT(Choose(wishes, machine).tokens, ElementsAre(0));
+  // ... nor when the drafter would run for it alone, in a step of many ...
+  wishes = {held};
+  wishes.resize(16, WishOf(0.0f));
+  EXPECT_THAT(Choose(wishes, machine).tokens, Each(0));
+  // ... nor once a guess failed.
+  Observe(held.history, prior, 1, 0);
+  EXPECT_EQ(held.history.pause_rounds, 32);
+  EXPECT_THAT(Choose({held}, machine).tokens, ElementsAre(0));
+}
+
 TEST(DraftLengthTest, SequencesAreTriedInTheSameStep) {
   // Given bad sequences that were switched off at different times.
   DraftSimulation simulation(CheapRows(), /*seed=*/1);

@@ -93,6 +93,29 @@ TEST(DraftSimulationTest, ComesCloseToTheBestConstantLength) {
   }
 }
 
+TEST(DraftSimulationTest, ABatchThatAllButPaysIsNotTriedToDeath) {
+  // Given many sequences whose guesses hold every other time, and a drafter of nearly half a step
+  // that starts for the first of them.
+  const Machine machine = {.row_us = 5, .bound_row_us = 11, .draft_us = 450, .draft_slot_us = 9};
+  DraftSimulation simulation(machine, /*seed=*/1);
+  simulation.WarmUp(256, 32);
+  for (int i = 0; i < 32; ++i) simulation.seats.push_back({.acceptance = Always(0.52)});
+  simulation.Tokens(2000);
+  EXPECT_LT(static_cast<double>(simulation.now_us) / PlainUs(machine, 32),
+            1.02 * static_cast<double>(simulation.AllTokens()) / 32);
+}
+
+TEST(DraftSimulationTest, PlacesThatWereBadOnceAreTriedAgainWhenThoseBeforeThemHold) {
+  // Given a sequence whose second guess and all behind it failed often, but would hold by now.
+  DraftSimulation simulation(CheapRows(), /*seed=*/1);
+  simulation.WarmUp(16, 1);
+  simulation.seats = {{.acceptance = Always(0.9)}};
+  DraftHistory& history = simulation.seats[0].history;
+  for (int i = 0; i < 40; ++i) Observe(history, simulation.prior, 8, i % 2);
+  simulation.Tokens(300);
+  EXPECT_GE(simulation.choice.tokens[0], 6);
+}
+
 TEST(DraftSimulationTest, FollowsTextThatChangesInMidStream) {
   // Given code, prose and code again, 300 tokens each.
   for (const int seed : {1, 2, 3, 4, 5}) {
