@@ -184,8 +184,9 @@ std::string Markdown(const AcceptFacts& facts, const std::vector<AcceptClass>& c
   if (classes.size() > 1) shown = classes;
   shown.push_back(SumOf(classes));
   std::string text =
-      absl::StrFormat("# Acceptance of the drafts of %s: %s\n\n%s, %d at a time.\n\n",
-                      facts.bench.model, facts.setting, facts.prompts, facts.streams);
+      absl::StrFormat("# Acceptance of the drafts of %s: %s\n\n", facts.bench.model, facts.setting);
+  text += FactsText(facts.bench);
+  text += absl::StrFormat("\n%s, %d at a time.\n\n", facts.prompts, facts.streams);
   text += OverviewTable(shown) + PositionTable(shown) + TimeTable(shown) + PolicyTables(shown) +
           PredictionTable(shown);
   const DraftCounts& all = shown.back().run.drafts;
@@ -196,7 +197,7 @@ std::string Markdown(const AcceptFacts& facts, const std::vector<AcceptClass>& c
   if (all.failed > 0) {
     text += absl::StrFormat("\nDrafts that a NaN or infinity ended: %s.\n", CountText(all.failed));
   }
-  return text + "\n" + FactsText(facts.bench);
+  return text;
 }
 
 ordered_json ClassJson(const AcceptClass& each) {

@@ -1,6 +1,7 @@
 #include "server/cli/bench_answers.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -68,6 +69,11 @@ int LongestPrompt(const AnswerPrompts& prompts) {
   return static_cast<int>(longest);
 }
 
+double LoadAverage() {
+  double minute = 0.0;
+  return getloadavg(&minute, 1) == 1 ? minute : 0.0;
+}
+
 }  // namespace
 
 BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
@@ -80,6 +86,7 @@ BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, con
           .cpu = CpuModelName(),
           .backend = kernels::CpuOps(backend).name,
           .threads = kernels::CpuThreads(backend),
+          .load = LoadAverage(),
           .model = source.name,
           .parameters = CountParameters(source.config),
           .weight_bytes = plan.weight_bytes + engine::PleTableBytes(source.config),

@@ -99,13 +99,14 @@ std::string LeastText(const std::vector<ComparedTest>& tests) {
     return RatioOf(x).median < RatioOf(y).median;
   });
   if (least == tests.end()) return "";
-  std::vector<std::string> below;
+  std::string below;
   for (const ComparedTest& test : tests) {
-    if (RatioOf(test).median < kLeastRatio) below.push_back(TestLabel(test.test));
+    const double ratio = RatioOf(test).median;
+    if (ratio < kLeastRatio) below += absl::StrFormat("- %s: %.3f\n", TestLabel(test.test), ratio);
   }
-  return absl::StrFormat("\nLeast: %.3f (%s). Below %.2f: %s.\n", RatioOf(*least).median,
+  return absl::StrFormat("\nLeast: %.3f (%s). Below %.2f:%s\n", RatioOf(*least).median,
                          TestLabel(least->test), kLeastRatio,
-                         below.empty() ? "none" : absl::StrJoin(below, "; "));
+                         below.empty() ? " none." : "\n\n" + below);
 }
 
 std::string SpeedTable(const std::vector<ComparedTest>& tests) {
@@ -207,7 +208,7 @@ std::string VerificationTable(const std::vector<BenchResult>& results) {
 
 std::string Markdown(const CompareFacts& facts, const std::vector<ComparedTest>& tests,
                      const CompareYardsticks& yardsticks) {
-  std::string text = Title(facts);
+  std::string text = Title(facts) + FactsText(facts.bench) + "\n";
   text += absl::StrFormat("A: %s. B: %s.\n%s, at most %d tokens each.\n\n", facts.a, facts.b,
                           facts.prompts, facts.max_tokens);
   if (tests.size() > 1) text += RatioMatrix(tests) + LeastText(tests) + "\n";
@@ -217,9 +218,9 @@ std::string Markdown(const CompareFacts& facts, const std::vector<ComparedTest>&
   text += absl::StrFormat(
       "\nMedians of %d pairs A, B, A, B, ... on one loaded engine; tok/s counts generated tokens "
       "over\nthe whole run, prompts included. Every answer was the same with and without "
-      "drafts.\n\n",
+      "drafts.\n",
       tests.empty() ? 0 : static_cast<int>(tests[0].a.size()));
-  return text + FactsText(facts.bench);
+  return text;
 }
 
 ordered_json SideJson(const std::vector<GenerationRun>& runs) {

@@ -17,6 +17,9 @@ namespace {
 
 constexpr int kVerifySteps = 16;
 constexpr int kMostVerifyRows = 5;
+// Weights that each of these tests reads at least: the steps of a small model are short against the
+// moods of a machine.
+constexpr uint64_t kVerifyBytes = 20'000'000'000;
 constexpr int kLeastAnswers = 32;     // of a run with prompts of a file
 constexpr int kAnswersPerStream = 4;  // likewise
 
@@ -111,9 +114,11 @@ absl::Status BenchModelPairs(const Settings& settings, const Console& console,
       },
       [&](const ComparedTest& test) { SayPair(console, test, arguments.repetitions); });
   if (!results.ok()) return results.status();
+  const auto least = static_cast<int>(kVerifyBytes / (bench->facts.weight_bytes * kVerifySteps));
   absl::StatusOr<std::vector<BenchResult>> verification = MeasureTests(
-      *bench->engine, PlanVerification(kVerifySteps, kMostVerifyRows), arguments.repetitions,
-      settings.max_step_rows, [] { return Yardstick{}; }, [](const BenchResult&) {});
+      *bench->engine, PlanVerification(kVerifySteps, kMostVerifyRows),
+      std::max(arguments.repetitions, least), settings.max_step_rows, [] { return Yardstick{}; },
+      [](const BenchResult&) {});
   if (!verification.ok()) return verification.status();
   yardsticks.verification = *std::move(verification);
   const CompareFacts facts = {.bench = bench->facts,

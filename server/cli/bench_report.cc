@@ -163,9 +163,10 @@ std::string Csv(const BenchFacts& facts, const std::vector<BenchResult>& results
 }  // namespace
 
 std::string FactsText(const BenchFacts& facts) {
-  return absl::StrFormat("`%s`  \n%s %s (%s)  \n%s, %s  \n%s, %s parameters  \n%s\n",
-                         facts.command_line, facts.version, facts.commit, facts.build, facts.cpu,
-                         facts.backend, facts.model, ParametersText(facts.parameters), facts.date);
+  return absl::StrFormat(
+      "`%s`  \n%s %s (%s)  \n%s, %s, load average %.1f before  \n%s, %s parameters  \n%s\n",
+      facts.command_line, facts.version, facts.commit, facts.build, facts.cpu, facts.backend,
+      facts.load, facts.model, ParametersText(facts.parameters), facts.date);
 }
 
 nlohmann::ordered_json FactsJson(const BenchFacts& facts) {
@@ -177,6 +178,7 @@ nlohmann::ordered_json FactsJson(const BenchFacts& facts) {
           {"cpu", facts.cpu},
           {"backend", facts.backend},
           {"threads", facts.threads},
+          {"load_average", facts.load},
           {"model", facts.model},
           {"parameters", facts.parameters},
           {"weight_type", facts.weight_type},

@@ -22,6 +22,7 @@ struct BenchFacts {
   std::string cpu;
   std::string backend;  // Ops::name
   int threads = 0;
+  double load = 0.0;  // load average of the last minute, before the run: what else goes on
   std::string model;
   uint64_t parameters = 0;
   uint64_t weight_bytes = 0;

@@ -91,7 +91,8 @@ TEST(PairsReportTest, ClassesAndStreamsStandInATableAndWhatIsBelowThePromiseIsNa
                           HasSubstr("| A / B | 1 stream | 16 streams |"),
                           HasSubstr("| all   |     1.50 |       1.07 |"),
                           HasSubstr("| sum   |     1.25 |       0.94 |")));
-  EXPECT_THAT(text, HasSubstr("Least: 0.937 (sum, 16 streams). Below 0.97: sum, 16 streams."));
+  EXPECT_THAT(
+      text, HasSubstr("Least: 0.937 (sum, 16 streams). Below 0.97:\n\n- sum, 16 streams: 0.937\n"));
   EXPECT_THAT(text,
               HasSubstr("| all     |       1 |   100.0 |    66.7 | 1.500 | 1.000 to 2.000 |"));
   EXPECT_THAT(text, AllOf(HasSubstr("`tandem bench model --compare spec-mode=off`"),
@@ -121,7 +122,8 @@ TEST(PairsReportTest, AnAssumedAcceptanceIsInTheTitle) {
   CompareFacts facts = Facts();
   facts.chances = {0.8, 0.6};
   const std::string text = PairsReport(facts, Tests(), Yardsticks(), "md");
-  EXPECT_TRUE(text.starts_with("# Drafts of m if guesses held with a chance of 0.8, 0.6 (assumed)")) << text;
+  EXPECT_TRUE(text.starts_with("# Drafts of m if guesses held with a chance of 0.8, 0.6 (assumed)"))
+      << text;
   EXPECT_THAT(text, HasSubstr("ASSUMED, not measured"));
   EXPECT_THAT(PairsReport(Facts(), Tests(), Yardsticks(), "md"), Not(HasSubstr("ASSUMED")));
 }
