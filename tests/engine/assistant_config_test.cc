@@ -1,5 +1,5 @@
-// An assistant's config.json, and whether it fits a target (T01, T02 of mtp.md 5.3, the parts that
-// need no tensors).
+// An assistant's config.json: what is read, the published shapes, what is refused (T01 of mtp.md
+// 5.3).
 
 #include "engine/assistant_config.h"
 
@@ -12,80 +12,24 @@
 #include "engine/assistant_weights.h"
 #include "tests/engine/checkpoint_copy.h"
 #include "tests/engine/engine_rig.h"
+#include "tests/engine/small_assistant.h"
 
 namespace tandem::engine {
 namespace {
 
 using nlohmann::json;
+using tandem::testing::Donors;
 using tandem::testing::GoldenDir;
+using tandem::testing::ParseAssistant;
 using tandem::testing::ReadAll;
+using tandem::testing::SmallAssistantConfig;
+using tandem::testing::SmallTarget;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
-using ::testing::UnorderedElementsAreArray;
 
 const char* const kShapes[] = {"e2b", "e4b", "12b", "26b", "31b"};
-const char* const kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"};
-
-// Fits the target of SmallTarget.
-json SmallConfig() {
-  const json types = {"sliding_attention", "full_attention"};
-  return {{"model_type", "gemma4_assistant"},
-          {"backbone_hidden_size", 96},
-          {"text_config",
-           {{"model_type", "gemma4_text"},
-            {"hidden_size", 64},
-            {"vocab_size", 1024},
-            {"num_hidden_layers", 2},
-            {"num_kv_shared_layers", 2},
-            {"num_attention_heads", 4},
-            {"num_key_value_heads", 2},
-            {"intermediate_size", 128},
-            {"sliding_window", 24},
-            {"layer_types", types}}}};
-}
-
-absl::StatusOr<AssistantConfig> Parse(const json& config, const std::string& generation = "") {
-  return ParseAssistantConfig(config.dump(), generation, "config.json");
-}
-
-// A target with these layers, S sliding and F full, the last `shared` of which share K/V. Built by
-// hand: the parser makes every target's last layer full.
-ModelConfig SmallTarget(const std::string& pattern, int shared = 0) {
-  ModelConfig target;
-  target.hidden = 96;
-  target.vocab = 1024;
-  target.first_shared = static_cast<int>(pattern.size()) - shared;
-  target.rope[kSliding] = {10000.0f, 1.0f, 1.0f};
-  target.rope[kFull] = {1e6f, 0.25f, 1.0f};
-  int owners[kNumKvGroups] = {0, 0};
-  int last[kNumKvGroups] = {-1, -1};
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    LayerDesc layer;
-    layer.full = pattern[i] == 'F';
-    layer.head_dim = layer.full ? 512 : 256;
-    layer.num_q_heads = 4;
-    layer.num_kv_heads = 2;
-    layer.window = layer.full ? 0 : 24;
-    layer.mlp_width = 128;
-    if (static_cast<int>(i) < target.first_shared) {
-      last[layer.group()] = static_cast<int>(i);
-      ++owners[layer.group()];
-    }
-    layer.kv_owner = last[layer.group()];
-    layer.kv_index = owners[layer.group()] - 1;
-    target.layers.push_back(layer);
-  }
-  return target;
-}
-
-std::vector<int> Donors(const AssistantConfig& config) {
-  std::vector<int> donors;
-  for (const LayerDesc& layer : config.layers) donors.push_back(layer.kv_owner);
-  return donors;
-}
 
 ModelConfig GoldenTarget(const std::string& variant) {
   return *ReadModelConfig(GoldenDir(variant) + "/target");
@@ -94,14 +38,14 @@ ModelConfig GoldenTarget(const std::string& variant) {
 // ---- what is read ----
 
 TEST(AssistantConfigTest, KeysOfBothLevelsAreRead) {
-  json config = SmallConfig();
+  json config = SmallAssistantConfig();
   config["use_ordered_embeddings"] = true;
   config["num_centroids"] = 64;
   config["centroid_intermediate_top_k"] = 8;
   config["text_config"]["final_logit_softcapping"] = 30.0;
   config["text_config"]["rms_norm_eps"] = 1e-5;
   const absl::StatusOr<AssistantConfig> parsed =
-      Parse(config, R"({"num_assistant_tokens": 4, "suppress_tokens": [9, 8, 9]})");
+      ParseAssistant(config, R"({"num_assistant_tokens": 4, "suppress_tokens": [9, 8, 9]})");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->model_type, "gemma4_assistant");
   EXPECT_EQ(parsed->backbone_hidden, 96);
@@ -126,7 +70,7 @@ TEST(AssistantConfigTest, KeysOfBothLevelsAreRead) {
 }
 
 TEST(AssistantConfigTest, WithoutAGenerationConfigTheDefaultsHold) {
-  const absl::StatusOr<AssistantConfig> parsed = Parse(SmallConfig());
+  const absl::StatusOr<AssistantConfig> parsed = ParseAssistant(SmallAssistantConfig());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->draft_tokens, 0);
   EXPECT_THAT(parsed->suppressed_ids, IsEmpty());
@@ -134,19 +78,19 @@ TEST(AssistantConfigTest, WithoutAGenerationConfigTheDefaultsHold) {
 }
 
 TEST(AssistantConfigTest, TheTextKeysMayStandAtTheTopLevel) {
-  json flat = SmallConfig()["text_config"];
+  json flat = SmallAssistantConfig()["text_config"];
   flat["model_type"] = "gemma4_assistant";
   flat["backbone_hidden_size"] = 96;
-  const absl::StatusOr<AssistantConfig> parsed = Parse(flat);
+  const absl::StatusOr<AssistantConfig> parsed = ParseAssistant(flat);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->layers[1].head_dim, 512);
 }
 
 TEST(AssistantConfigTest, PerLayerConfigGivesTheSizesOfFullLayers) {
-  json config = SmallConfig();
+  json config = SmallAssistantConfig();
   config["text_config"]["per_layer_config"] = {
       {"1", {{"head_dim", 512}, {"num_key_value_heads", 1}}}};
-  const absl::StatusOr<AssistantConfig> parsed = Parse(config);
+  const absl::StatusOr<AssistantConfig> parsed = ParseAssistant(config);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->layers[0].num_kv_heads, 2);
   EXPECT_EQ(parsed->layers[1].num_kv_heads, 1);
@@ -155,14 +99,14 @@ TEST(AssistantConfigTest, PerLayerConfigGivesTheSizesOfFullLayers) {
 
 // Bug table S0-7: the unified architecture is the same one.
 TEST(AssistantConfigTest, TheUnifiedNameDiffersInDefaultsAlone) {
-  json plain = SmallConfig(), unified = SmallConfig();
+  json plain = SmallAssistantConfig(), unified = SmallAssistantConfig();
   unified["model_type"] = "gemma4_unified_assistant";
   unified["text_config"]["model_type"] = "gemma4_unified_text";
   for (json* each : {&plain, &unified}) {
     each->erase("backbone_hidden_size");
     (*each)["text_config"].erase("sliding_window");
   }
-  const absl::StatusOr<AssistantConfig> a = Parse(plain), b = Parse(unified);
+  const absl::StatusOr<AssistantConfig> a = ParseAssistant(plain), b = ParseAssistant(unified);
   ASSERT_TRUE(a.ok()) << a.status();
   ASSERT_TRUE(b.ok()) << b.status();
   EXPECT_EQ(a->backbone_hidden, 1536);
@@ -174,9 +118,9 @@ TEST(AssistantConfigTest, TheUnifiedNameDiffersInDefaultsAlone) {
 // Bug table S0-8, S3-1, P-35: no layer of its own K/V, however that is spelled.
 TEST(AssistantConfigTest, EveryLayerSharesWhetherTheFileSaysSoOrNot) {
   for (const json& shared : {json(2), json(0), json(nullptr)}) {
-    json config = SmallConfig();
+    json config = SmallAssistantConfig();
     config["text_config"]["num_kv_shared_layers"] = shared;
-    absl::StatusOr<AssistantConfig> parsed = Parse(config);
+    absl::StatusOr<AssistantConfig> parsed = ParseAssistant(config);
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     ASSERT_TRUE(FitToTarget(SmallTarget("SF"), *parsed).ok());
     EXPECT_THAT(Donors(*parsed), ElementsAre(0, 1)) << shared;
@@ -191,11 +135,11 @@ TEST(AssistantConfigTest, AnyNumberOfLayersAndAnyPatternIsLegal) {
       types.push_back(*c == 'F' ? "full_attention" : "sliding_attention");
       expected.push_back(*c == 'F' ? 3 : 4);
     }
-    json config = SmallConfig();
+    json config = SmallAssistantConfig();
     config["text_config"]["layer_types"] = types;
     config["text_config"]["num_hidden_layers"] = types.size();
     config["text_config"]["num_kv_shared_layers"] = types.size();
-    absl::StatusOr<AssistantConfig> parsed = Parse(config);
+    absl::StatusOr<AssistantConfig> parsed = ParseAssistant(config);
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     const absl::Status fit = FitToTarget(SmallTarget("SSSFS"), *parsed);
     ASSERT_TRUE(fit.ok()) << fit;
@@ -259,187 +203,6 @@ TEST(AssistantConfigTest, RotationsAreThoseOfTheTarget) {
   }
 }
 
-// ---- donors (T02) ----
-
-TEST(DonorTest, IsTheLastOwnerOfTheTypeNotTheLastLayer) {
-  const struct {
-    const char* pattern;
-    int shared;
-    int sliding, full;
-  } kCases[] = {
-      {"SF", 0, 0, 1},       {"SSFSSF", 0, 4, 5}, {"SSSFS", 0, 4, 3},  // ends in sliding
-      {"SSFSSFSF", 2, 4, 5},                                           // shared tail
-      {"SFSSF", 2, 2, 1},                                              // owners end in sliding
-      {"FSSSSSFS", 2, 5, 0},  // the only full owner is the first layer
-  };
-  for (const auto& each : kCases) {
-    AssistantConfig config = *Parse(SmallConfig());
-    const ModelConfig target = SmallTarget(each.pattern, each.shared);
-    const absl::Status fit = FitToTarget(target, config);
-    ASSERT_TRUE(fit.ok()) << each.pattern << ": " << fit;
-    EXPECT_THAT(Donors(config), ElementsAre(each.sliding, each.full)) << each.pattern;
-    for (const LayerDesc& layer : config.layers) {
-      EXPECT_EQ(target.layers[layer.kv_owner].kv_owner, layer.kv_owner);  // it writes its own
-      EXPECT_EQ(target.KvOwners(layer.group())[layer.kv_index], layer.kv_owner) << each.pattern;
-    }
-  }
-}
-
-TEST(DonorTest, ATypeThatNoOwnerHasIsNamed) {
-  AssistantConfig config = *Parse(SmallConfig());
-  absl::Status fit = FitToTarget(SmallTarget("SSS"), config);
-  EXPECT_EQ(fit.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(fit.message()),
-              AllOf(HasSubstr("full layers (layer_types)"), HasSubstr("no full layer"),
-                    HasSubstr("writes keys and values"), Not(HasSubstr("sliding"))));
-  fit = FitToTarget(SmallTarget("FSF", 2), config);  // the sliding layer only shares
-  EXPECT_THAT(std::string(fit.message()), HasSubstr("no sliding layer"));
-  // A type that the assistant does not have either is no matter.
-  json sliding = SmallConfig();
-  sliding["text_config"]["layer_types"] = {"sliding_attention", "sliding_attention"};
-  config = *Parse(sliding);
-  EXPECT_TRUE(FitToTarget(SmallTarget("SSS"), config).ok());
-}
-
-// ---- fitting ----
-
-struct Misfit {
-  const char* name;
-  std::function<void(ModelConfig&)> change;  // of the target
-  std::vector<std::string> expected;         // parts of the message
-};
-
-class MisfitTest : public ::testing::TestWithParam<Misfit> {};
-
-TEST_P(MisfitTest, IsNamedWithBothValuesAndWhatToDo) {
-  AssistantConfig config = *Parse(SmallConfig());
-  ModelConfig target = SmallTarget("SF");
-  ASSERT_TRUE(FitToTarget(target, config).ok());
-  config = *Parse(SmallConfig());
-  GetParam().change(target);
-  const absl::Status fit = FitToTarget(target, config);
-  EXPECT_EQ(fit.code(), absl::StatusCode::kFailedPrecondition);
-  const std::string message(fit.message());
-  for (const std::string& part : GetParam().expected) EXPECT_THAT(message, HasSubstr(part));
-  EXPECT_THAT(message,
-              AllOf(HasSubstr("--draft-model none"), Not(HasSubstr("; "))));  // this one alone
-  EXPECT_THAT(Donors(config), ElementsAre(-1, -1));
-}
-
-const Misfit kMisfits[] = {
-    {"Hidden",
-     [](ModelConfig& t) { t.hidden = 128; },
-     {"backbone_hidden_size is 96", "target's hidden_size is 128"}},
-    {"Vocab", [](ModelConfig& t) { t.vocab = 1000; }, {"vocab_size is 1024", "target's is 1000"}},
-    {"HeadDim",
-     [](ModelConfig& t) { t.layers[1].head_dim = 256; },
-     {"head_dim of its full layers is 512", "donor layer 1 has 256"}},
-    {"KvHeads",
-     [](ModelConfig& t) { t.layers[0].num_kv_heads = 1; },
-     {"num_key_value_heads of its sliding layers is 2", "donor layer 0 has 1"}},
-    {"Window",
-     [](ModelConfig& t) { t.layers[0].window = 32; },
-     {"sliding_window is 24", "target's is 32"}},
-    {"Theta",
-     [](ModelConfig& t) { t.rope[kFull].theta = 5e5f; },
-     {"full_attention.rope_theta is 1e+06", "target's is 500000"}},
-    {"PartialRotary",
-     [](ModelConfig& t) { t.rope[kFull].partial_rotary_factor = 1.0f; },
-     {"full_attention.partial_rotary_factor is 0.25", "target's is 1"}},
-    {"RopeFactor",
-     [](ModelConfig& t) { t.rope[kSliding].factor = 8.0f; },
-     {"sliding_attention.factor is 1", "target's is 8"}},
-};
-
-INSTANTIATE_TEST_SUITE_P(Fits, MisfitTest, ::testing::ValuesIn(kMisfits),
-                         [](const auto& info) { return std::string(info.param.name); });
-
-TEST(FitToTargetTest, QueryHeadsMustBeAMultipleOfTheDonorsHeads) {
-  json odd = SmallConfig();
-  odd["text_config"]["num_attention_heads"] = 6;
-  odd["text_config"]["num_key_value_heads"] = 4;
-  AssistantConfig config = *Parse(odd);
-  ModelConfig target = SmallTarget("SF");
-  for (LayerDesc& layer : target.layers) layer.num_kv_heads = 4;
-  EXPECT_THAT(std::string(FitToTarget(target, config).message()),
-              AllOf(HasSubstr("num_attention_heads is 6"), HasSubstr("multiple of the 4"),
-                    HasSubstr("donor layer 0"), HasSubstr("donor layer 1")));
-}
-
-TEST(FitToTargetTest, EveryMismatchIsNamedAtOnceAndEachOnce) {
-  json wide = SmallConfig();
-  wide["text_config"]["num_hidden_layers"] = 3;
-  wide["text_config"]["num_kv_shared_layers"] = 3;
-  wide["text_config"]["layer_types"] = {"sliding_attention", "sliding_attention", "full_attention"};
-  AssistantConfig config = *Parse(wide);
-  ModelConfig target = SmallTarget("SF");
-  target.hidden = 128;
-  target.vocab = 1000;
-  target.layers[0].window = 32;
-  const std::string message(FitToTarget(target, config).message());
-  EXPECT_THAT(message, AllOf(HasSubstr("backbone_hidden_size"), HasSubstr("vocab_size"),
-                             HasSubstr("sliding_window")));
-  // Two sliding layers read the same donor; one sentence says it.
-  EXPECT_EQ(message.find("sliding_window"), message.rfind("sliding_window")) << message;
-}
-
-TEST(FitToTargetTest, TokensThatTheTargetNeverEmitsAreNeverProposed) {
-  AssistantConfig config = *Parse(SmallConfig(), R"({"suppress_tokens": [9, 8]})");
-  ModelConfig target = SmallTarget("SF");
-  target.generation.suppressed_ids = {1000, 8, 3};
-  ASSERT_TRUE(FitToTarget(target, config).ok());
-  EXPECT_THAT(config.suppressed_ids, ElementsAre(3, 8, 9, 1000));
-  // Fitting once more changes nothing.
-  ASSERT_TRUE(FitToTarget(target, config).ok());
-  EXPECT_THAT(config.suppressed_ids, ElementsAre(3, 8, 9, 1000));
-}
-
-TEST(FitToTargetTest, GoldenAssistantsFitTheirOwnTargetAndNoOther) {
-  for (const char* assistant : kVariants) {
-    for (const char* target : kVariants) {
-      absl::StatusOr<AssistantConfig> config =
-          ReadAssistantConfig(GoldenDir(assistant) + "/assistant");
-      ASSERT_TRUE(config.ok()) << config.status();
-      EXPECT_EQ(config->draft_tokens, 4);
-      const ModelConfig model = GoldenTarget(target);
-      const absl::Status fit = FitToTarget(model, *config);
-      if (assistant == target) {
-        EXPECT_TRUE(fit.ok()) << assistant << ": " << fit;
-        EXPECT_THAT(config->suppressed_ids,
-                    UnorderedElementsAreArray(model.generation.suppressed_ids));
-        continue;
-      }
-      const std::string message(fit.message());
-      const auto names = [&](const std::string& field, int ours, int theirs) {
-        EXPECT_EQ(message.find(field + " is " + std::to_string(ours)) != std::string::npos,
-                  ours != theirs)
-            << assistant << " at " << target << ": " << message;
-      };
-      EXPECT_EQ(fit.code(), absl::StatusCode::kFailedPrecondition) << assistant << " " << target;
-      names("backbone_hidden_size", config->backbone_hidden, model.hidden);
-      names("vocab_size", config->vocab, model.vocab);
-      names("sliding_window", config->layers[0].window, model.sliding_window);
-      names("num_key_value_heads of its sliding layers", config->layers[0].num_kv_heads,
-            model.layers[0].num_kv_heads);
-      names("num_key_value_heads of its full layers", config->layers[3].num_kv_heads,
-            model.layers[model.num_layers() - 1].num_kv_heads);
-    }
-  }
-}
-
-TEST(FitToTargetTest, GoldenDonors) {
-  const std::map<std::string, std::vector<int>> kDonors = {{"e2b-like", {4, 4, 4, 3}},
-                                                           {"e4b-like", {4, 4, 4, 5}},
-                                                           {"12b-like", {4, 4, 4, 5}},
-                                                           {"26b-like", {4, 4, 4, 5}},
-                                                           {"31b-like", {4, 4, 4, 5}}};
-  for (const auto& [variant, donors] : kDonors) {
-    AssistantConfig config = *ReadAssistantConfig(GoldenDir(variant) + "/assistant");
-    ASSERT_TRUE(FitToTarget(GoldenTarget(variant), config).ok());
-    EXPECT_EQ(Donors(config), donors) << variant;
-  }
-}
-
 // ---- bad files ----
 
 struct BadConfig {
@@ -451,13 +214,13 @@ struct BadConfig {
 class BadAssistantConfigTest : public ::testing::TestWithParam<BadConfig> {};
 
 TEST_P(BadAssistantConfigTest, IsRefusedByName) {
-  json config = SmallConfig();
+  json config = SmallAssistantConfig();
   json text = config["text_config"];
   GetParam().change(config, text);
   if (config.contains("text_config") && config["text_config"].is_object()) {
     config["text_config"] = text;
   }
-  const absl::StatusOr<AssistantConfig> parsed = Parse(config);
+  const absl::StatusOr<AssistantConfig> parsed = ParseAssistant(config);
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
   const std::string message(parsed.status().message());
@@ -561,10 +324,10 @@ INSTANTIATE_TEST_SUITE_P(Configs, BadAssistantConfigTest, ::testing::ValuesIn(kB
 
 // Dense heads are published with these two keys, whose values fit nothing of theirs.
 TEST(AssistantConfigTest, ADenseHeadIgnoresTheClusterKeys) {
-  json config = SmallConfig();
+  json config = SmallAssistantConfig();
   config["num_centroids"] = 2000;
   config["centroid_intermediate_top_k"] = 4000;
-  const absl::StatusOr<AssistantConfig> parsed = Parse(config);
+  const absl::StatusOr<AssistantConfig> parsed = ParseAssistant(config);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->num_clusters, 0);
   EXPECT_EQ(parsed->cluster_rows(), 0);
@@ -572,7 +335,7 @@ TEST(AssistantConfigTest, ADenseHeadIgnoresTheClusterKeys) {
 
 TEST(AssistantConfigTest, ABadGenerationConfigIsNamed) {
   const auto refusal = [](const std::string& generation) {
-    return std::string(Parse(SmallConfig(), generation).status().message());
+    return std::string(ParseAssistant(SmallAssistantConfig(), generation).status().message());
   };
   EXPECT_THAT(refusal("{"), AllOf(HasSubstr("generation_config.json"), HasSubstr("JSON")));
   EXPECT_THAT(refusal(R"({"num_assistant_tokens": -1})"),
