@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/status_reason.h"
+#include "scheduler/step_log.h"
 #include "tests/scheduler/draft_rig.h"
 
 namespace tandem::scheduler {
@@ -103,13 +104,17 @@ TEST(DraftOptionsTest, TowardsItsEndARequestIsGuessedNoMoreThanItCanUse) {
     rig.Start();
     rig.Submit(12, by_context ? 100 : 8);
     rig.Turns();
-    // Then the step that draws token t of 8 asks for guesses of those behind the next one but the
-    // last, which comes by itself; and none was in vain but for not holding.
+    // Then each step asks for no more than the next round can send beside its own token, and no
+    // guess was in vain but for not holding.
     EXPECT_THAT(rig.device->step_asked,
                 ElementsAre(ElementsAre(4), ElementsAre(4), ElementsAre(4), ElementsAre(3),
                             ElementsAre(2), ElementsAre(1), ElementsAre(), ElementsAre()));
     EXPECT_EQ(rig.Of(0).stats.drafts.discarded, 0);
     EXPECT_EQ(rig.Of(0).stats.drafts.drafted, 18);
+    // And the policy does not count on a sequence that ends with the step.
+    const std::vector<StepRecord> records = rig.scheduler->RecentSteps();
+    EXPECT_TRUE(records[6].input.seated[0].wish.has_value());
+    EXPECT_FALSE(records[7].input.seated[0].wish.has_value());
     rig.ExpectAllRight();
   }
 }

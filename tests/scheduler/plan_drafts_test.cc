@@ -103,6 +103,18 @@ TEST(PlanDraftsTest, GuessesTakeNoBlockThatAnybodyElseCanUse) {
   EXPECT_THAT(plan.preempt, IsEmpty());
 }
 
+TEST(PlanDraftsTest, ALongChunkGetsItsBlocksBeforeGuessesDo) {
+  // Given a decoder whose guesses would need a block, and a chunk of 20 rows that needs two.
+  Drafters builder;
+  builder.Drafting(14, 4).Prefilling(400, 0).Measured();
+  StepPlan plan = PlanStep(builder.Free(2).input);
+  EXPECT_THAT(DraftsOf(plan), ElementsAre(1));
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 1, .rows = 20}));
+  plan = PlanStep(builder.Free(3).input);
+  EXPECT_THAT(DraftsOf(plan), ElementsAre(4));
+  EXPECT_THAT(plan.prefill, ElementsAre(SeqRows{.seq = 1, .rows = 20}));
+}
+
 TEST(PlanDraftsTest, NobodyIsPreemptedForGuesses) {
   // Given a full pool, and guesses of the first decoder that would need a block.
   Drafters builder;
@@ -171,6 +183,30 @@ TEST(PlanGuessesTest, NoMoreIsGuessedThanTheNextStepHasRowsFor) {
   EXPECT_EQ(plan.decode[0].guess, 2);
   EXPECT_EQ(plan.decode[1].guess, 2);
   EXPECT_EQ(plan.decode[2].guess, 1);
+}
+
+TEST(PlanGuessesTest, ThePlanKeepsWhatThePolicyPredicted) {
+  // Given a machine whose costs are known.
+  Drafters builder;
+  const int guesses[] = {1};
+  for (int i = 0; i < 20; ++i) {
+    for (const int rows : {1, 2, 4}) {
+      Observe(builder.input.cost, /*prompt_rows=*/0, rows, 10'000 + 100 * rows);
+      ObserveDrafting(builder.input.cost, guesses, 300);
+    }
+  }
+  builder.Decoding(5);
+  const DraftWish wish = {.mode = Speculation::Mode::kAuto, .max_tokens = 4, .history = {}};
+  builder.input.seated[0].wish = wish;
+  builder.input.step = 1;
+  const StepPlan plan = PlanStep(builder.input);
+  const DraftChoice choice =
+      ChooseDraftLengths({&wish, 1}, builder.input.draft_prior, builder.input.cost, 1);
+  EXPECT_GT(plan.decode[0].guess, 0);
+  EXPECT_GT(plan.drafted_tokens_per_s, plan.plain_tokens_per_s);
+  EXPECT_EQ(plan.decode[0].guess, choice.tokens[0]);
+  EXPECT_EQ(plan.plain_tokens_per_s, choice.plain_tokens_per_s);
+  EXPECT_EQ(plan.drafted_tokens_per_s, choice.drafted_tokens_per_s);
 }
 
 TEST(PlanGuessesTest, ThePolicyIsToldWhatIsUnderWay) {
