@@ -28,7 +28,7 @@ namespace {
 class Server {
  public:
   Server()
-      : device_(config_, limits_),
+      : device_(NewDevice(config_, limits_)),
         scheduler_(config_, limits_, device_.AsRunStep()),
         thread_([this] { scheduler_.Run(); }) {}
   ~Server() { Stop(); }
@@ -60,7 +60,21 @@ class Server {
   const ModelLimits& limits() const { return limits_; }
 
  private:
-  const SchedulerConfig config_ = {.max_slots = 8, .max_step_rows = 64, .max_queued_requests = 40};
+  // Every other guess holds.
+  static SimDevice NewDevice(const SchedulerConfig& config, const ModelLimits& limits) {
+    SimDevice device(config, limits);
+    device.guess = [](const GuessQuery& query) {
+      engine::Draft draft = {.ids = RightGuesses(query)};
+      for (size_t i = 0; i < draft.ids.size(); ++i) {
+        if ((query.position + i) % 2 == 0) draft.ids[i] = 7;
+      }
+      return draft;
+    };
+    return device;
+  }
+
+  const SchedulerConfig config_ = {
+      .max_slots = 8, .max_step_rows = 64, .max_queued_requests = 40, .max_draft_tokens = 3};
   const ModelLimits limits_ = {.vocab_size = 500,
                                .max_context = 100,
                                .window = 20,
@@ -79,6 +93,7 @@ Request SmallRequest(int seed, int max_tokens) {
   for (int i = 0; i < 5 + seed % 30; ++i) request.prompt.push_back((seed * 17 + i) % 500);
   request.stop.max_tokens = max_tokens;
   request.stop.eos_ids = {1};
+  request.speculation.mode = seed % 2 == 0 ? Speculation::Mode::kFixed : Speculation::Mode::kAuto;
   request.tenant = std::string(seed % 3, 't');
   request.arrival_us = MonotonicNowUs();
   return request;
@@ -140,6 +155,7 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
   EXPECT_GT(accepted, 0);
   EXPECT_EQ(answers, accepted);
   EXPECT_EQ(server.scheduler().stats().queued_requests, 0);
+  EXPECT_GT(server.scheduler().stats().drafts.accepted, 0);
   for (const auto& list : recorders) {
     for (const auto& recorder : list) {
       EXPECT_EQ(recorder->finished, 1);
