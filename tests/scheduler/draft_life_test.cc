@@ -1,5 +1,5 @@
 // Drafts through the life of a sequence: rollback, seats, full steps, pauses, preemptions; and what
-// is told about them.
+// is told about them. The numbers T.. are those of mtp.md 5.3.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

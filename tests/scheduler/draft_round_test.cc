@@ -1,5 +1,6 @@
 // The round with drafts, one behaviour at a time: what goes out, where it ends, what breaks.
 // Drafts never change what a request is sent (Rig::ExpectAllRight compares with plain decoding).
+// The numbers T.. are those of mtp.md 5.3.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -1,5 +1,6 @@
-// Random traffic against a simulated clock and device: whatever happens, outputs are what each
-// request alone would give, every request ends once, and nothing leaks.
+// Random traffic against a simulated clock and device, with drafts of every quality (mtp.md 5.3,
+// T15): whatever happens, outputs are what each request alone and without drafts would give, every
+// request ends once, and nothing leaks.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
