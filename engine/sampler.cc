@@ -135,13 +135,10 @@ void EditRow(std::span<const float> model_row, const SampleRequest& request,
 }
 
 // Puts the candidates that may not be drawn at -inf and edits the others.
-void EditCandidates(const SampleRequest& request, std::span<const int32_t> suppressed,
-                    std::vector<Candidate>& candidates) {
+void EditCandidates(const SampleRequest& request, std::vector<Candidate>& candidates) {
   const auto lower_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
   std::sort(candidates.begin(), candidates.end(), lower_id);
-  const CandidateValues values{candidates};
-  Mask(suppressed, values);
-  Edit(request, values);
+  Edit(request, CandidateValues{candidates});
   if (const std::vector<int32_t>& allowed = request.params->allowed; !allowed.empty()) {
     std::vector<int32_t> known(allowed);
     std::sort(known.begin(), known.end());
@@ -495,12 +492,15 @@ SampledToken Sample(std::span<const float> logits, const SampleRequest& request,
 SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest& request,
                          std::span<const int32_t> suppressed, SampleScratch& scratch) {
   SampledToken token;
-  token.finite = std::all_of(candidates.begin(), candidates.end(), [](const Candidate& c) {
-    return c.value <= kFloatMax;
-  });  // NaN: false
+  // A NaN compares false.
+  const auto finite = [](const Candidate& c) { return c.value <= kFloatMax; };
+  token.finite = std::all_of(candidates.begin(), candidates.end(), finite);
   if (!token.finite) return token;
-  if (!suppressed.empty() || EditsRow(request)) EditCandidates(request, suppressed, candidates);
-  std::erase_if(candidates, [](const Candidate& c) { return c.value == -kInf; });
+  if (EditsRow(request)) EditCandidates(request, candidates);
+  std::erase_if(candidates, [&](const Candidate& c) {
+    return c.value == -kInf ||
+           std::find(suppressed.begin(), suppressed.end(), c.id) != suppressed.end();
+  });
   const auto best = std::min_element(candidates.begin(), candidates.end(), ComesFirst);
   token.finite = best != candidates.end();
   if (!token.finite) return token;

@@ -100,7 +100,8 @@ SampledToken Sample(std::span<const float> logits, const SampleRequest& request,
 // the same noise, masks, bias, penalties and cuts. Reports no log-probability.
 //   candidates  ids, each at most once, with their logits, in any order; changed
 //   returns     as Sample
-// Sorts the candidates by id when there is something to mask or edit.
+// Sorts the candidates by id when the request masks or edits some, and looks each one up in
+// `suppressed`, which is short.
 SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest& request,
                          std::span<const int32_t> suppressed, SampleScratch& scratch);
 
