@@ -1,5 +1,4 @@
 // BUGS.md names a test for every known bug; this one holds that they exist.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>

@@ -6,18 +6,17 @@
 //
 // A case is one request with a prompt, company, draft lengths, sampling and a KV format of its own.
 // Some hundreds run here; TANDEM_FULL=1 runs 10,000.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "scheduler/scheduler.h"
 #include "tests/speculation/plain_text.h"
 #include "tests/speculation/proposers.h"

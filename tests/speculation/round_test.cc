@@ -21,7 +21,6 @@ namespace {
 using engine::kFull;
 using engine::kSliding;
 using engine::KvGroup;
-using ::testing::Each;
 using ::testing::ElementsAre;
 
 std::vector<int32_t> RandomPrompt(const engine::ModelConfig& config, int size, uint32_t seed) {

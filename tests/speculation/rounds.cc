@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
-#include <map>
 #include <utility>
 
 namespace tandem::testing {
@@ -107,7 +106,7 @@ void RoundRig::Step(std::span<DraftedSequence* const> sequences, int chunk) {
   }
   if (batch.segments.empty()) return;
   if (tamper) tamper(batch);
-  const absl::Status status = runner_->Run(batch, result, trace);
+  const absl::Status status = runner_->Run(batch, result);
   if (!status.ok()) {
     std::cerr << "round rig: " << status << std::endl;
     std::abort();

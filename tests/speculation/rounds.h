@@ -5,7 +5,10 @@
 // last block become NaN.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -28,7 +31,7 @@ struct DraftedSequence {
   int max_draft = 0;                // guesses to ask for; never more than `max_known` leaves useful
   int max_known = 1000;             // ids with which it ends
   std::vector<int32_t> draft = {};  // guesses behind ids.back()
-  engine::TokenCounts counts = {};  // kept when params asks for a penalty
+  engine::TokenCounts counts = {};  // of prompt and output
   std::vector<int32_t> prompt = {}, output = {};
   std::vector<engine::SampledToken> drawn = {};
   std::vector<Round> rounds = {};  // of steps that drew
@@ -54,8 +57,7 @@ class RoundRig {
 
   EngineRig& rig;
   std::function<void(engine::StepBatch&)> tamper;  // for a mistake on purpose
-  engine::StepTrace trace;
-  engine::StepResult result;  // of the last step
+  engine::StepResult result;                       // of the last step
 
  private:
   void Commit(DraftedSequence& s, const engine::Segment& segment,
