@@ -84,7 +84,8 @@ class GenerationDriver {
   GenerationDriver(const GenerationDriver&) = delete;
   GenerationDriver& operator=(const GenerationDriver&) = delete;
 
-  //   errors  what the scheduler refused, or what ended an answer, with the prompt's number
+  //   errors  what the scheduler refused, or what ended an answer, with the prompt's number; no
+  //           other run may follow
   absl::StatusOr<GenerationRun> Run(std::span<const BenchPrompt> prompts,
                                     const GenerationTest& test,
                                     const scheduler::Speculation& speculation,
