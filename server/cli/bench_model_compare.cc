@@ -19,7 +19,7 @@ constexpr int kVerifySteps = 16;
 constexpr int kMostVerifyRows = 5;
 // Weights that each of these tests reads at least: the steps of a small model are short against the
 // moods of a machine.
-constexpr uint64_t kVerifyBytes = 20'000'000'000;
+constexpr uint64_t kVerifyBytes = 5'000'000'000;
 constexpr int kLeastAnswers = 32;     // of a run with prompts of a file
 constexpr int kAnswersPerStream = 4;  // likewise
 
