@@ -18,9 +18,9 @@
 namespace tandem::scheduler {
 
 // Measures 1, 2, 3, 4, 6, 8, 12, 16, ... rows, as many as max_slots drafts fill, and drafts for 1,
-// 2, 4, 8, ... slots, the small ones first: each once without looking, then a few times in turn,
-// until `budget_us` is used up (the last step may run over it). Writes K/V rows into the first
-// blocks of the pools, which are garbage to everybody.
+// 2, 4, 8, ... slots, the small ones first: each once without looking and once more, three times in
+// turn, until `budget_us` is used up (the last step may run over it). Writes K/V rows into the
+// first blocks of the pools, which are garbage to everybody.
 //   returns  an empty model when there is no drafter (max_draft_tokens is 0): nothing to decide
 //            yet. What was measured so far, when a step fails
 CostModel MeasureCosts(const engine::RunStep& run_step, const SchedulerConfig& config,
