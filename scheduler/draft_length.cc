@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <numeric>
+#include <utility>
 
 namespace tandem::scheduler {
 namespace {
@@ -17,6 +18,7 @@ constexpr float kMostHopeful = 0.98f;  // what an untried place may be believed 
 constexpr int kYoungRounds = 8;        // in which a sequence teaches the prior
 constexpr float kLeastPrior = 0.01f;   // that the one behind it is compared with
 constexpr float kPriorTrialWeight = 0.02f;
+constexpr int kMostTrials = 1000;  // that are counted
 
 // Choice.
 constexpr double kMinSpeedup = 1.03;  // mtp.md 2.8
@@ -65,7 +67,7 @@ void Try(DraftHistory::Place& place, float estimate, bool held) {
 }
 
 void TeachPrior(DraftPrior& prior, int i, bool held) {
-  ++prior.trials[i];
+  prior.trials[i] = std::min(prior.trials[i] + 1, kMostTrials);
   const float weight =
       std::max(kPriorTrialWeight, 1.0f / (kPriorWeight + static_cast<float>(prior.trials[i])));
   prior.held[i] += weight * ((held ? 1.0f : 0.0f) - prior.held[i]);

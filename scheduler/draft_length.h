@@ -14,8 +14,10 @@
 // Estimates start at what drafts of earlier sequences were worth when these were young, and forget
 // a tenth with every trial. A sequence whose guesses do not pay is tried with one guess from time
 // to time: after 32 rounds, then after pauses that double up to 512, never so often that trying
-// costs more than about 1 %, and only while good guesses would pay. When the prior itself is bad,
-// new sequences begin without drafts; now and then one of them is tried early.
+// costs more than about 1 %, and only while good guesses would pay; at once again when the guess
+// held. When the prior itself is bad, new sequences begin without drafts and are tried after four
+// rounds. Steps without and with drafts are tried as well where the other is chosen, seldom, so
+// that costs that were measured wrongly are found out.
 //
 // Source    mtp.md 2.8 (policy), 6.2 (costs). Not here  what a client or a full pool allows
 //           (plan_step.h), what steps cost (cost_model.h).
@@ -50,7 +52,7 @@ struct DraftHistory {
 struct DraftPrior {
   std::array<float, kMaxDraftTokens> held = {0.7f, 0.6f, 0.5f, 0.4f, 0.3f, 0.3f, 0.3f, 0.3f,
                                              0.3f, 0.3f, 0.3f, 0.3f, 0.3f, 0.3f, 0.3f, 0.3f};
-  std::array<int, kMaxDraftTokens> trials = {};
+  std::array<int, kMaxDraftTokens> trials = {};  // up to a bound; 0: nobody came so far
   bool operator==(const DraftPrior&) const = default;
 };
 
@@ -74,7 +76,8 @@ enum class DraftReason {
   kNotAllowed,  // none: kOff, or max_tokens is 0
   kFixed,       // max_tokens: kFixed
   kPays,        // some: they make the batch faster
-  kTrial,       // one: to see whether guesses hold by now, or what drafting costs by now
+  kTrial,       // one, to see whether guesses hold by now; or as many as would pay or none, against
+                // what costs advise, to see what these are by now
   kAcceptance,  // none: its own guesses hold too rarely
   kCost,        // none: even good guesses would not pay in this batch
   kUnmeasured,  // none: nothing is known yet about the cost of a step
