@@ -30,10 +30,11 @@ struct EmbedArgs {
 };
 
 // Per-layer inputs (gemma4.md 2.3), in place on the context projection:
-//   ctx[t,l,:] = (RmsNorm(ctx[t,l,:] * ctx_scale; norm) + table[ids[t], l, :] * table_scale) * out_scale
+//   ctx[t,l,:] = (RmsNorm(ctx[t,l,:] * ctx_scale; norm)
+//                 + table[ids[t], l, :] * table_scale) * out_scale
 struct PleArgs {
   std::span<const int32_t> ids;  // [rows]; ids outside [0, table_rows) read row 0
-  const Bf16* table = nullptr;   // [table_rows, layers * width] row-major; may be unaligned to 4 bytes
+  const Bf16* table = nullptr;   // [table_rows, layers * width] row-major; any alignment
   int64_t table_rows = 0;
   const float* norm = nullptr;  // [width]
   float* ctx = nullptr;         // [rows, layers * width], in and out
@@ -77,8 +78,9 @@ struct LinearArgs {
   bool f32_operands = false;  // true: never round x to bf16, whatever the backend's dtype
 };
 
-// y[t, j * first.out + i] = sum_k W_c[i, k] * x[t, k] with c = ids[t, j], k ascending: each row meets
-// the few clusters that it chose of a large matrix. One value's bits are those of `linear` with W_c.
+// y[t, j * first.out + i] = sum_k W_c[i, k] * x[t, k] with c = ids[t, j], k ascending: each row
+// meets the few clusters that it chose of a large matrix. One value's bits are those of `linear`
+// with W_c.
 struct LinearClustersArgs {
   const float* x = nullptr;  // [rows, x_stride], first.in values used
   int64_t x_stride = 0;

@@ -296,7 +296,8 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
       if (sequence.draft_reason == DraftReason::kPays && rows.reason == DraftReason::kAcceptance) {
         ++totals_.draft_auto_off_total;
       }
-      sequence.draft_reason = rows.reason;
+      // A trial in between is no decision: who was switched off stays known as that.
+      if (rows.reason != DraftReason::kTrial) sequence.draft_reason = rows.reason;
       seats.push_back(
           {.sequence = &sequence, .rows = rows.rows, .drafts = rows.drafts, .guess = rows.guess});
     }
