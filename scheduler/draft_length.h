@@ -9,7 +9,8 @@
 //
 //   tokens / second = (sequences + sum of worths) / (T_step(rows) + sum over depths T_draft(slots))
 //
-// with the costs of cost_model.h, and none unless that beats plain decoding by 3 %.
+// with the costs of cost_model.h, and none unless that beats plain decoding by 10 %, about
+// as well as costs are known.
 //
 // Estimates start at what drafts of earlier sequences were worth when these were young, and forget
 // a tenth with every trial. A sequence whose guesses do not pay is tried with one guess from time

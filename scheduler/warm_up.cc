@@ -12,7 +12,9 @@
 namespace tandem::scheduler {
 namespace {
 
-constexpr int kPasses = 3;      // of which the median counts
+// Passes, of which the median counts: so many, and more while half of the time is left.
+constexpr int kPasses = 3;
+constexpr int kMostPasses = 9;
 constexpr int kChainSteps = 2;  // if allowed: so that the first, which may differ, is not all
 
 constexpr int64_t kShortStepUs = 5'000;  // up to here it matters what the step before left in the
@@ -136,7 +138,8 @@ CostModel MeasureCosts(const engine::RunStep& run_step, const SchedulerConfig& c
   std::vector<Shape> shapes = Shapes(std::min(sequences * rows_per_sequence, config.max_step_rows),
                                      sequences, std::min(kChainSteps, config.max_draft_tokens));
   const int64_t begin_us = now_us();
-  for (int pass = 0; pass < kPasses; ++pass) {
+  for (int pass = 0; pass < kMostPasses; ++pass) {
+    if (pass >= kPasses && now_us() - begin_us >= budget_us / 2) break;
     for (Shape& shape : shapes) {
       MadeUpStep step;
       Fill(shape, rows_per_sequence, limits, step);

@@ -118,10 +118,13 @@ absl::StatusOr<std::vector<ComparedTest>> MeasurePairs(
     if (assumed != nullptr) assumed->coin_seed = pair + 1;
     for (size_t i = 0; i < results.size(); ++i) {
       ComparedTest& result = results[i];
-      for (auto [side, runs] : {std::pair(&a, &result.a), std::pair(&b, &result.b)}) {
-        absl::StatusOr<GenerationRun> run = RunSide(*side, prompts, result.test, expected[i]);
+      result.a.emplace_back();
+      result.b.emplace_back();
+      for (const bool is_a : {true, false, false, true}) {
+        absl::StatusOr<GenerationRun> run =
+            RunSide(is_a ? a : b, prompts, result.test, expected[i]);
         if (!run.ok()) return run.status();
-        runs->push_back(*std::move(run));
+        (is_a ? result.a : result.b).back() += *run;
       }
       done(result);
     }

@@ -1,7 +1,7 @@
-// Two ways to speculate, measured on one loaded engine in turn: A, B, A, B, ...
+// Two ways to speculate, measured on one loaded engine in turn: a pair is A, B, B, A.
 //
-// A machine's speed drifts, so only the ratios of pairs that ran right after each other are held
-// against a figure. Both sides have a scheduler of their own, as two servers would: neither learns
+// A machine's speed drifts, so only the ratios of pairs are held against a figure; and what runs
+// first finds other caches, so both sides do. Both sides have a scheduler of their own, as two servers would: neither learns
 // from the other's steps. Every answer of every run must be the same.
 //
 // Not here  running the answers (bench_generation.h), the report (bench_compare_report.h).
@@ -41,7 +41,7 @@ std::vector<GenerationTest> PlanComparison(std::span<const BenchPrompt> prompts,
 
 struct ComparedTest {
   GenerationTest test;
-  std::vector<GenerationRun> a, b;  // pairs, without their answers
+  std::vector<GenerationRun> a, b;  // by pair, its two runs as one, without their answers
 };
 
 struct ComparedSide {

@@ -216,7 +216,7 @@ std::string Markdown(const CompareFacts& facts, const std::vector<ComparedTest>&
   text += DraftStepText(tests, yardsticks.read_bytes_per_s);
   text += VerificationTable(yardsticks.verification);
   text += absl::StrFormat(
-      "\nMedians of %d pairs A, B, A, B, ... on one loaded engine; tok/s counts generated tokens "
+      "\nMedians of %d pairs of A, B, B, A on one loaded engine; tok/s counts generated tokens "
       "over\nthe whole run, prompts included. Every answer was the same with and without "
       "drafts.\n",
       tests.empty() ? 0 : static_cast<int>(tests[0].a.size()));

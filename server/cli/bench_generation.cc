@@ -71,6 +71,14 @@ StepTotals& StepTotals::operator+=(const StepTotals& other) {
   return *this;
 }
 
+GenerationRun& GenerationRun::operator+=(const GenerationRun& other) {
+  seconds += other.seconds;
+  tokens += other.tokens;
+  scheduler::Add(drafts, other.drafts);
+  totals += other.totals;
+  return *this;
+}
+
 GenerationDriver::GenerationDriver(GenerationEngine engine) : engine_(std::move(engine)) {
   scheduler::SchedulerConfig config = engine_.config;
   config.step_log_size = 1;  // what OnStep is told is looked up after every step

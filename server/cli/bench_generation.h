@@ -71,6 +71,7 @@ struct GenerationRun {
   std::vector<std::vector<int32_t>> answers;  // by request
 
   double tokens_per_s() const { return static_cast<double>(tokens) / seconds; }
+  GenerationRun& operator+=(const GenerationRun& other);  // but the answers
 };
 
 // Holds a scheduler, so that what it has learnt of costs and of acceptance stays from run to run.

@@ -87,7 +87,8 @@ TEST(DraftSimulationTest, ComesCloseToTheBestConstantLength) {
         simulation.Tokens(1000);
         const double reached =
             static_cast<double>(simulation.AllTokens()) / static_cast<double>(simulation.now_us);
-        EXPECT_GT(reached, 0.9 * best) << rate << " " << draft_us << " " << slots;
+        // A gain of less than a tenth is left alone, and an estimate swings around it.
+        EXPECT_GT(reached, 0.97 * best / 1.10) << rate << " " << draft_us << " " << slots;
       }
     }
   }
