@@ -1,8 +1,8 @@
 // Two ways to speculate, measured on one loaded engine in turn: a pair is A, B, B, A.
 //
-// A machine's speed drifts, so only the ratios of pairs are held against a figure; and what runs
-// first finds other caches, so both sides do. Both sides have a scheduler of their own, as two servers would: neither learns
-// from the other's steps. Every answer of every run must be the same.
+// A machine's speed drifts, so only the ratios of pairs are held against a figure. Both sides have
+// a scheduler of their own, as two servers would: neither learns from the other's steps. Every
+// answer of every run must be the same.
 //
 // Not here  running the answers (bench_generation.h), the report (bench_compare_report.h).
 #pragma once
