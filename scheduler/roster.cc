@@ -344,7 +344,8 @@ int Roster::CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step,
                                known_before, max_known_);
   const int held = std::max(0, static_cast<int>(result.drawn.size()) - 1);
   DraftCounts round;
-  round.rounds = IsDecoding(sequence) ? 1 : 0;
+  // After a preemption the newest token's row runs at the end of a chunk: a round as well.
+  round.rounds = !result.drawn.empty() && !sequence.output.empty() ? 1 : 0;
   round.drafted = sent.reason.has_value() ? std::min(seat.drafts, sent.tokens) : seat.drafts;
   round.accepted = std::min(held, sent.tokens);
 
