@@ -20,6 +20,7 @@ namespace {
 using nlohmann::json;
 using tandem::testing::Donors;
 using tandem::testing::GoldenDir;
+using tandem::testing::GoldenTarget;
 using tandem::testing::ParseAssistant;
 using tandem::testing::ReadAll;
 using tandem::testing::SmallAssistantConfig;
@@ -30,10 +31,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 const char* const kShapes[] = {"e2b", "e4b", "12b", "26b", "31b"};
-
-ModelConfig GoldenTarget(const std::string& variant) {
-  return *ReadModelConfig(GoldenDir(variant) + "/target");
-}
 
 // ---- what is read ----
 

@@ -17,6 +17,8 @@ namespace {
 using nlohmann::json;
 using tandem::testing::Donors;
 using tandem::testing::GoldenDir;
+using tandem::testing::GoldenTarget;
+using tandem::testing::kVariants;
 using tandem::testing::ParseAssistant;
 using tandem::testing::SmallAssistantConfig;
 using tandem::testing::SmallTarget;
@@ -25,12 +27,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::UnorderedElementsAreArray;
-
-const char* const kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"};
-
-ModelConfig GoldenTarget(const std::string& variant) {
-  return *ReadModelConfig(GoldenDir(variant) + "/target");
-}
 
 TEST(DonorTest, IsTheLastOwnerOfTheTypeNotTheLastLayer) {
   const struct {

@@ -19,6 +19,7 @@ namespace {
 using nlohmann::json;
 using tandem::testing::CheckpointCopy;
 using tandem::testing::GoldenDir;
+using tandem::testing::GoldenTarget;
 using tandem::testing::RawTensor;
 using tandem::testing::ReadAll;
 using tandem::testing::WriteAll;
@@ -38,7 +39,7 @@ class AssistantCopy : public CheckpointCopy {
  public:
   explicit AssistantCopy(const std::string& variant)
       : CheckpointCopy(variant, "assistant"),
-        target(*ReadModelConfig(GoldenDir(variant) + "/target")) {}
+        target(GoldenTarget(variant)) {}
 
   absl::StatusOr<AssistantModel> Load() const {
     const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
@@ -109,7 +110,7 @@ RawTensor OrderingTensor(const std::vector<Int>& ids) {
 // ---- what lands where ----
 
 TEST(AssistantLoadTest, EveryGoldenAssistantLoadsForItsTarget) {
-  for (const char* variant : {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"}) {
+  for (const char* variant : tandem::testing::kVariants) {
     const AssistantCopy copy(variant);
     const absl::StatusOr<AssistantModel> model = copy.Load();
     ASSERT_TRUE(model.ok()) << variant << ": " << model.status();
@@ -272,7 +273,7 @@ TEST(AssistantLoadTest, ProgressEndsAtTheTotal) {
 
 TEST(AssistantLoadTest, AnAssistantOfAnotherTargetIsRefusedWithEveryMismatch) {
   AssistantCopy copy("e2b-like");
-  copy.target = *ReadModelConfig(GoldenDir("e4b-like") + "/target");
+  copy.target = GoldenTarget("e4b-like");
   const absl::Status refused = copy.Refused();
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()),

@@ -43,7 +43,7 @@ class TargetCopy : public CheckpointCopy {
 const char kQ0[] = "model.language_model.layers.0.self_attn.q_proj.weight";
 
 TEST(CheckpointTest, EveryGoldenVariantLoads) {
-  for (const char* variant : {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"}) {
+  for (const char* variant : tandem::testing::kVariants) {
     const TargetCopy copy(variant);
     const absl::StatusOr<Model> model = copy.Load();
     EXPECT_TRUE(model.ok()) << variant << ": " << model.status();

@@ -209,4 +209,13 @@ std::string GoldenDir(const std::string& variant) {
   return std::string(TANDEM_SOURCE_DIR) + "/tests/golden/" + variant;
 }
 
+engine::ModelConfig GoldenTarget(const std::string& variant) {
+  return *engine::ReadModelConfig(GoldenDir(variant) + "/target");
+}
+
+std::string TestName(std::string variant) {
+  std::replace(variant.begin(), variant.end(), '-', '_');
+  return variant;
+}
+
 }  // namespace tandem::testing

@@ -88,6 +88,13 @@ std::vector<kernels::CpuIsa> PresentIsas();
 // The largest value that may be chosen, lowest id on ties.
 int32_t ArgMax(std::span<const float> logits, std::span<const int32_t> suppressed = {});
 
+// The golden checkpoints, one per architecture branch.
+inline constexpr const char* kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like",
+                                            "31b-like"};
 std::string GoldenDir(const std::string& variant);
+// The configuration of a variant's target. Fails the test and aborts when it can not be read.
+engine::ModelConfig GoldenTarget(const std::string& variant);
+// As part of a test's name: "e2b_like".
+std::string TestName(std::string variant);
 
 }  // namespace tandem::testing

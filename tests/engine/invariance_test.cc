@@ -12,7 +12,6 @@ namespace {
 
 using kernels::CpuIsa;
 
-const char* const kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"};
 
 std::vector<CpuIsa> SimdIsas() {
   std::vector<CpuIsa> isas = PresentIsas();
@@ -158,9 +157,7 @@ TEST_P(InvarianceTest, AllBlocksComeBack) {
 }
 
 std::string ParamName(const ::testing::TestParamInfo<std::tuple<const char*, CpuIsa, bool>>& info) {
-  std::string name = std::get<0>(info.param);
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name + "_" + std::string(CpuIsaName(std::get<1>(info.param))) +
+  return TestName(std::get<0>(info.param)) + "_" + std::string(CpuIsaName(std::get<1>(info.param))) +
          (std::get<2>(info.param) ? "_f32" : "_bf16");
 }
 

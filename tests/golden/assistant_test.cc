@@ -22,7 +22,6 @@ using engine::kFull;
 using engine::kSliding;
 using kernels::CpuIsa;
 
-const char* const kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"};
 const char* const kPrompts[] = {"p0", "p1", "p2"};
 constexpr int kSteps = 4;  // of the recorded chains
 
@@ -277,9 +276,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, AssistantGoldenTest,
                          ::testing::Combine(::testing::ValuesIn(kVariants),
                                             ::testing::ValuesIn(PresentIsas())),
                          [](const auto& info) {
-                           std::string name = std::get<0>(info.param);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name + "_" + std::string(CpuIsaName(std::get<1>(info.param)));
+                           return TestName(std::get<0>(info.param)) + "_" +
+                                  std::string(CpuIsaName(std::get<1>(info.param)));
                          });
 
 // A golden value only guards what it is sensitive to: each deliberate mistake in a draft step must

@@ -27,7 +27,6 @@ using ::testing::HasSubstr;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-const char* const kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"};
 
 std::vector<int32_t> RandomIds(int count, int vocab, uint32_t seed) {
   std::mt19937 random(seed);
@@ -394,9 +393,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, DraftChainTest,
                          ::testing::Combine(::testing::ValuesIn(kVariants),
                                             ::testing::ValuesIn(VectorIsas())),
                          [](const auto& info) {
-                           std::string name = std::get<0>(info.param);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name + "_" + std::string(CpuIsaName(std::get<1>(info.param)));
+                           return TestName(std::get<0>(info.param)) + "_" +
+                                  std::string(CpuIsaName(std::get<1>(info.param)));
                          });
 
 TEST(AssistantTest, MoreSlotsThanOneChainHoldsRunAsFurtherChains) {

@@ -17,7 +17,6 @@ using engine::kFull;
 using engine::kSliding;
 using kernels::CpuIsa;
 
-const char* const kVariants[] = {"e2b-like", "e4b-like", "12b-like", "26b-like", "31b-like"};
 const char* const kPrompts[] = {"p0", "p1", "p2"};
 
 double MaxAbsDiff(std::span<const float> a, std::span<const float> b) {
@@ -244,9 +243,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, GoldenTest,
                          ::testing::Combine(::testing::ValuesIn(kVariants),
                                             ::testing::ValuesIn(PresentIsas())),
                          [](const auto& info) {
-                           std::string name = std::get<0>(info.param);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name + "_" + std::string(CpuIsaName(std::get<1>(info.param)));
+                           return TestName(std::get<0>(info.param)) + "_" +
+                                  std::string(CpuIsaName(std::get<1>(info.param)));
                          });
 
 // A golden value only guards what it is sensitive to: each deliberate mistake below must push some

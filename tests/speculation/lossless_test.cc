@@ -494,9 +494,7 @@ std::vector<Model> Models() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, LosslessTest, ::testing::ValuesIn(Models()), [](const auto& info) {
-  std::string name = info.param.name;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name + (info.param.f32 ? "_f32" : "_bf16");
+  return TestName(info.param.name) + (info.param.f32 ? "_f32" : "_bf16");
 });
 
 }  // namespace

@@ -455,9 +455,7 @@ TEST_P(RoundTest, AfterARowThatIsNotFiniteNothingMoreIsDrawnAndNothingGuessed) {
 }
 
 std::string ParamName(const ::testing::TestParamInfo<std::tuple<const char*, bool>>& info) {
-  std::string name = std::get<0>(info.param);
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name + (std::get<1>(info.param) ? "_f32" : "_bf16");
+  return TestName(std::get<0>(info.param)) + (std::get<1>(info.param) ? "_f32" : "_bf16");
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, RoundBorderTest, ::testing::Bool(),
