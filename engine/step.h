@@ -48,12 +48,20 @@ struct DraftRequest {
   std::span<const int32_t> output;
 };
 
+// Copies a whole block, before any row of the step is written.
+struct BlockCopy {
+  KvGroup group = kSliding;
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
 struct StepBatch {
   std::vector<int32_t> ids;            // [rows] token fed
   std::vector<int32_t> positions;      // [rows] ascending and consecutive within a segment
   std::vector<Segment> segments;       // in row order, covering all rows
   std::vector<SampleRequest> samples;  // ascending by row; a row may occur more than once
   std::vector<DraftRequest> drafts;    // ascending by segment, each at most once
+  std::vector<BlockCopy> copies;       // done first, in order
 };
 
 // Ids guessed to follow a token that was just drawn.
@@ -66,8 +74,10 @@ struct StepResult {
   std::vector<SampledToken> tokens;  // one per StepBatch::samples; behind a draft that did not hold
                                      // nothing is drawn: id -1, finite
   std::vector<Draft> drafts;         // one per StepBatch::drafts; empty ones without a proposer
-  int draft_steps = 0;               // forwards of the drafter
-  int64_t draft_us = 0;              // of the step's time, what drafting took
+  std::vector<int> broken_segments;  // ascending: some K or V row of it was not finite and is
+                                     // stored as zeros, so that nobody may read it
+  int draft_steps = 0;   // forwards of the drafter
+  int64_t draft_us = 0;  // of the step's time, what drafting took
 };
 
 // Runs one step. A status that is not OK means the device is lost; no sequence can go on.

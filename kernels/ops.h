@@ -12,6 +12,8 @@
 #pragma once
 
 #include <cstddef>
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -126,6 +128,13 @@ struct RopeTableArgs {
   float* sin = nullptr;                // [rows, live]
 };
 
+// K and V rows that were not stored as they came, since the start; [0] of K, [1] of V.
+struct KvEncodeCounts {
+  std::array<std::atomic<uint64_t>, 2> nonfinite = {};  // a NaN, an infinity or a norm above 1e17
+  std::array<std::atomic<uint64_t>, 2> clamped = {};    // scale above the largest F16
+  std::array<std::atomic<uint64_t>, 2> zero = {};       // norm so small that the row is zero
+};
+
 // Behind the fused q/k/v projection (gemma4.md 2.5). q heads: RmsNorm with q_norm, then rope, in
 // place. k heads: RmsNorm with k_norm, then rope, stored. v heads: RmsNorm without weight, stored;
 // without v columns, v is made from the k columns as projected. Dimension j is paired with
@@ -146,6 +155,9 @@ struct QkvPostArgs {
   float eps = 0.0f;
   KvView kv;
   const int32_t* cells = nullptr;  // [rows] block * block_tokens + cell where the row is stored
+  // Of formats with a scale, which store a row that is not finite as zeros. Null: not asked.
+  uint8_t* nonfinite = nullptr;      // [rows] set to 1 where that happened, else left alone
+  KvEncodeCounts* counts = nullptr;
 };
 
 // A run of rows of one sequence.
@@ -160,6 +172,9 @@ struct AttentionSegment {
 // gives 0. Rows of one segment are ascending in visible_end. Blocks wholly outside every row's
 // interval are never read; a table entry there may be -1. Bytes outside the interval may be
 // anything, NaN included.
+// q and out are in the model's own space: what rotation a format needs is done inside. A K format
+// with codes is met by q rounded to 8 bits per value, one scale per row and head (turboquant 3.2,
+// int8 path); the same rounding at every level.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows, q_stride]
   int64_t q_stride = 0;

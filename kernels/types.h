@@ -23,23 +23,56 @@ inline Bf16 ToBf16(float x) {
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
 }
 
-// How one KV row (one token of one KV head, `head_dim` values) is stored.
-enum class KvFormat : uint8_t { kF32 = 0, kBf16 = 1 };
+// IEEE binary16 as stored.
+struct F16 {
+  uint16_t bits = 0;
+};
 
-// Bytes of the codes of one row.
-constexpr size_t KvRowBytes(KvFormat format, int head_dim) {
-  return static_cast<size_t>(head_dim) * (format == KvFormat::kF32 ? 4 : 2);
+// How one KV row (one token of one KV head, `head_dim` values) is stored; ids of turboquant 2.2.
+enum class KvFormat : uint8_t {
+  kF32 = 0,
+  kBf16 = 1,
+  kF16 = 2,
+  // Rotated (turboquant 1.2), with one F16 scale sigma per row. Values are sigma/128 times
+  kQ8 = 3,      // an int8
+  kTurbo4 = 4,  // one of 16, 8 and 4 odd integers: the codebooks of turboquant 1.4
+  kTurbo3 = 5,
+  kTurbo2 = 6,
+};
+constexpr int kNumKvFormats = 7;
+
+// Whether rows are rotated and have a scale.
+constexpr bool KvHasScale(KvFormat format) { return format >= KvFormat::kQ8; }
+
+// Bits of one code.
+constexpr int KvCodeBits(KvFormat format) {
+  constexpr int kBits[kNumKvFormats] = {32, 16, 16, 8, 4, 3, 2};
+  return kBits[static_cast<int>(format)];
 }
 
-// The K and V rows of one layer in the blocks of its KV group. A block holds 2^log2_block_tokens
-// tokens; for each KV head it has one head-block: K rows, then V rows (spec: head-page).
-//   K row of (block, head, cell) = base + block*block_stride + head*head_stride + cell*k_row_bytes
-//   V row                        = the same + v_offset + cell*v_row_bytes (instead of k_row_bytes)
+// Bytes of the codes of one row, its scale not counted; head_dim is a multiple of 16, for formats
+// with a scale a power of two from 64 on.
+constexpr size_t KvRowBytes(KvFormat format, int head_dim) {
+  return static_cast<size_t>(head_dim) * KvCodeBits(format) / 8;
+}
+
+// The K and V rows of one layer in the blocks of its KV group. A block holds P =
+// 2^log2_block_tokens tokens; for each KV head it has one head-block (spec: head-page,
+// turboquant 2.2):
+//   K codes   P rows of KvRowBytes; kTurbo3: P rows of low bits, head_dim/4 bytes each, then P rows
+//             of high bits, head_dim/8 bytes each
+//   V codes   at v_offset, by the same rule
+//   K scales  P F16 at k_scale_offset, only of formats that have them
+//   V scales  P F16 at v_scale_offset, likewise
+// Head-block of (block, head) = base + block*block_stride + head*head_stride; offsets count from
+// it.
 struct KvView {
   std::byte* base = nullptr;
   size_t block_stride = 0;  // bytes
   size_t head_stride = 0;   // bytes
-  size_t v_offset = 0;      // bytes from a head-block's first K row to its first V row
+  size_t v_offset = 0;
+  size_t k_scale_offset = 0;
+  size_t v_scale_offset = 0;
   int log2_block_tokens = 5;
   KvFormat k_format = KvFormat::kBf16;
   KvFormat v_format = KvFormat::kBf16;

@@ -42,6 +42,8 @@ kernels::KvView BlockStore::View(int layer) const {
   view.block_stride = layout_.block_bytes;
   view.head_stride = HeadBlockBytes(kv, layout_.block_tokens);
   view.v_offset = HeadBlockVOffset(kv, layout_.block_tokens);
+  view.k_scale_offset = HeadBlockScaleOffset(kv, layout_.block_tokens);
+  view.v_scale_offset = view.k_scale_offset + layout_.block_tokens * KvScaleBytes(kv.k);
   view.log2_block_tokens = std::countr_zero(static_cast<unsigned>(layout_.block_tokens));
   view.k_format = kv.k;
   view.v_format = kv.v;

@@ -34,14 +34,9 @@ struct GroupLayout {
   size_t block_bytes = 0;
 };
 
-// Bytes of the scale plane entry of one row; 0 for formats without a scale.
+// Bytes of the scale of one row; 0 for formats without one.
 constexpr size_t KvScaleBytes(kernels::KvFormat format) {
-  switch (format) {
-    case kernels::KvFormat::kF32:
-    case kernels::KvFormat::kBf16:
-      return 0;
-  }
-  return 0;
+  return kernels::KvHasScale(format) ? sizeof(kernels::F16) : 0;
 }
 
 // Bytes from a head-block's start to its V rows, and to its scale planes; size of these planes.

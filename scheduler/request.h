@@ -43,6 +43,13 @@ struct Speculation {
                                            // are used
 };
 
+// Reuse of KV blocks across requests. Never changes the text.
+struct PrefixCacheParams {
+  bool read = true;   // false: compute the whole prompt
+  bool write = true;  // false: leave nothing behind for others
+  std::string salt;   // only requests with an equal salt and tenant share
+};
+
 struct Request {
   std::string client_id;  // for logs
   std::vector<int32_t> prompt;
@@ -51,6 +58,7 @@ struct Request {
   engine::LogprobOptions logprobs;         // of output tokens
   engine::LogprobOptions prompt_logprobs;  // of prompt tokens from position 1 on
   Speculation speculation;
+  PrefixCacheParams prefix_cache;
   int n = 1;                      // choices
   int priority = 0;               // -100..100, higher first
   std::string tenant;             // waiting requests of all tenants take turns
@@ -125,7 +133,8 @@ inline void Add(DraftCounts& sum, const DraftCounts& more) {
 
 struct RequestStats {
   int prompt_tokens = 0;
-  int cached_prompt_tokens = 0;
+  int cached_prompt_tokens =
+      0;                      // of the prompt, found in the prefix cache when it was seated first
   int completion_tokens = 0;  // over all choices
   int preemptions = 0;
   int recomputed_tokens = 0;

@@ -23,7 +23,13 @@ struct SchedulerStats {
   int64_t queued_prompt_tokens = 0;  // of these, times their choices
   int64_t queued_bytes = 0;          // of these
   std::array<int64_t, engine::kNumKvGroups> blocks_total = {};
-  std::array<int64_t, engine::kNumKvGroups> blocks_used = {};
+  std::array<int64_t, engine::kNumKvGroups> blocks_used = {};    // held by sequences
+  std::array<int64_t, engine::kNumKvGroups> blocks_cached = {};  // held by nobody, but reusable
+  // Prompt tokens of requests that may read the prefix cache, when they are seated first, and how
+  // many of them were found there; and why the others were not.
+  int64_t prefix_query_tokens_total = 0;
+  int64_t prefix_hit_tokens_total = 0;
+  int64_t prefix_evicted_blocks_total = 0;  // reusable blocks that gave way to new ones
   int64_t steps_total = 0;
   int64_t prompt_tokens_total = 0;  // rows of prompts, first computation only
   int64_t generated_tokens_total = 0;
