@@ -281,6 +281,8 @@ TEST_F(CallEndTest, ADeadlineThatCannotBeKept) {
   step_us_ = 100'000;
   grpc::ClientContext seat_context, context;
   auto seat = stub_->GenerateStream(&seat_context, EndlessRequest());
+  Event event;
+  ASSERT_TRUE(seat->Read(&event));
   v1::GenerateRequest request = Request({10});
   request.mutable_stopping()->set_max_tokens(1);
   for (int i = 0; i < 200; ++i) request.mutable_token_ids()->add_ids(5);
