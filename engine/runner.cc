@@ -102,16 +102,6 @@ struct SampleRun {
 
 }  // namespace
 
-std::vector<kvcache::LayerKv> KvLayers(const ModelConfig& config, KvGroup group,
-                                       kernels::KvFormat k_format, kernels::KvFormat v_format) {
-  std::vector<kvcache::LayerKv> layers;
-  for (const int i : config.KvOwners(group)) {
-    layers.push_back(
-        {config.layers[i].num_kv_heads, config.layers[i].head_dim, k_format, v_format});
-  }
-  return layers;
-}
-
 struct Runner::State {
   State(const Model& model, const kernels::Ops& ops,
         std::array<kvcache::BlockStore*, kNumKvGroups> stores, const RunnerConfig& config,

@@ -22,17 +22,12 @@
 #include "engine/step.h"
 #include "kernels/ops.h"
 #include "kvcache/block_store.h"
-#include "kvcache/layout.h"
 
 namespace tandem::engine {
 
 struct RunnerConfig {
   int max_step_rows = 512;  // rows of one step; sizes every activation buffer
 };
-
-// What one KV group of this model stores, in the order of ModelConfig::KvOwners.
-std::vector<kvcache::LayerKv> KvLayers(const ModelConfig& config, KvGroup group,
-                                       kernels::KvFormat k_format, kernels::KvFormat v_format);
 
 // Shows intermediate rows to tests and tools: a name ("embed", "ple", "layer", "expert_logits",
 // "hidden", "logits"), the layer (or -1), the batch row of each data row, and the data
@@ -48,8 +43,8 @@ struct WorkCounters {
 
 class Runner {
  public:
-  // The stores hold KvLayers' layers; one is null for a group the model does not have. Everything
-  // passed in outlives the runner.
+  // The stores hold the layers of kv_layers.h; one is null for a group the model does not have.
+  // Everything passed in outlives the runner.
   //   errors  Unimplemented, naming the layer, for a head size or format that no kernel has
   //   propose  answers StepBatch::drafts; null: there are no drafts
   static absl::StatusOr<std::unique_ptr<Runner>> Create(

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/kv_layers.h"
 #include "server/cli/format.h"
 
 namespace tandem::server {

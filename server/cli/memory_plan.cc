@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/assistant.h"
 #include "engine/assistant_weights.h"
+#include "engine/kv_layers.h"
 #include "engine/runner.h"
 #include "engine/weights.h"
 #include "kvcache/block_table.h"

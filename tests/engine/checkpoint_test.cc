@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "engine/kv_layers.h"
 #include "engine/load_model.h"
 #include "tests/engine/checkpoint_copy.h"
 #include "tests/engine/engine_rig.h"

@@ -6,6 +6,8 @@
 #include <iostream>
 #include <random>
 
+#include "engine/kv_layers.h"
+
 namespace tandem::testing {
 namespace {
 
