@@ -64,4 +64,9 @@ void BlockStore::PrepareBlock(int32_t block) {
   }
 }
 
+void BlockStore::CopyBlock(int32_t from, int32_t to) {
+  std::memcpy(memory_.data() + to * layout_.block_bytes,
+              memory_.data() + from * layout_.block_bytes, layout_.block_bytes);
+}
+
 }  // namespace tandem::kvcache

@@ -32,6 +32,9 @@ class BlockStore {
   // wrote decodes to zero (turboquant 3.7). Does nothing for formats without scales.
   void PrepareBlock(int32_t block);
 
+  // Makes block `to` hold the same bytes as block `from`, another one: rows, scales and all.
+  void CopyBlock(int32_t from, int32_t to);
+
   const GroupLayout& layout() const { return layout_; }
   int32_t num_blocks() const { return num_blocks_; }
   size_t bytes() const { return static_cast<size_t>(num_blocks_) * layout_.block_bytes; }
