@@ -305,7 +305,7 @@ void Assistant::State::Execute(const DraftOp& op) {
 void Assistant::State::RunLayer(const DraftOp& op) {
   using Kind = DraftOp::Kind;
   const LayerDesc& desc = shape().layers[op.layer];
-  const AssistantLayerWeights& w = weights().layers[op.layer];
+  const LayerWeights& w = weights().layers[op.layer];
   const Group& g = groups[desc.group()];
   const int d = shape().hidden;
   const int width = desc.num_q_heads * desc.head_dim;
@@ -313,7 +313,7 @@ void Assistant::State::RunLayer(const DraftOp& op) {
     case Kind::kInputNorm:
       return RmsNorm(w.input_norm);
     case Kind::kQuery:
-      return Linear(buffers.n, d, w.q, buffers.q, width, live);
+      return Linear(buffers.n, d, w.qkv, buffers.q, width, live);
     case Kind::kQueryPost: {
       kernels::QkvPostArgs args;
       args.qkv = buffers.q;
@@ -527,8 +527,8 @@ double Assistant::StepBytes(int slots) const {
     return sizeof(kernels::Bf16) * double(kernels::PackedElements(view.out, view.in));
   };
   double bytes = matrix(w.pre) + matrix(w.post);
-  for (const AssistantLayerWeights& layer : w.layers) {
-    bytes += matrix(layer.q) + matrix(layer.o) + matrix(layer.gate_up) + matrix(layer.down);
+  for (const LayerWeights& layer : w.layers) {
+    bytes += matrix(layer.qkv) + matrix(layer.o) + matrix(layer.gate_up) + matrix(layer.down);
   }
   bytes += double(slots) * sizeof(kernels::Bf16) * config.backbone_hidden;
   if (!config.clustered) return bytes + matrix(w.head);

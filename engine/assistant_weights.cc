@@ -1,7 +1,5 @@
 #include "engine/assistant_weights.h"
 
-#include <string>
-
 #include "absl/strings/str_cat.h"
 
 namespace tandem::engine {
@@ -15,22 +13,9 @@ size_t LayOutAssistantWeights(const AssistantConfig& config, std::byte* base,
   const int backbone = config.backbone_hidden;
   weights.pre = layout.Matrix(2 * backbone, {{"pre_projection.weight", hidden}});
   for (int i = 0; i < config.num_layers(); ++i) {
-    const LayerDesc& desc = config.layers[i];
-    const std::string prefix = absl::StrCat("model.layers.", i, ".");
-    const int q_rows = desc.num_q_heads * desc.head_dim;
-    AssistantLayerWeights layer;
-    layer.input_norm = layout.Vector(prefix + "input_layernorm.weight", hidden);
-    layer.q = layout.Matrix(hidden, {{prefix + "self_attn.q_proj.weight", q_rows}});
-    layer.q_norm = layout.Vector(prefix + "self_attn.q_norm.weight", desc.head_dim);
-    layer.o = layout.Matrix(q_rows, {{prefix + "self_attn.o_proj.weight", hidden}});
-    layer.post_attn_norm = layout.Vector(prefix + "post_attention_layernorm.weight", hidden);
-    layer.pre_ffn_norm = layout.Vector(prefix + "pre_feedforward_layernorm.weight", hidden);
-    layer.gate_up = layout.GateUp(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight",
-                                  desc.mlp_width, hidden);
-    layer.down = layout.Matrix(desc.mlp_width, {{prefix + "mlp.down_proj.weight", hidden}});
-    layer.post_ffn_norm = layout.Vector(prefix + "post_feedforward_layernorm.weight", hidden);
-    layer.layer_scalar = layout.Vector(prefix + "layer_scalar", 1);
-    weights.layers.push_back(layer);
+    // The donor's index is the target's and may equal i.
+    weights.layers.push_back(LayOutLayer(layout, absl::StrCat("model.layers.", i, "."), hidden,
+                                         config.layers[i], /*owns_kv=*/false));
   }
   weights.final_norm = layout.Vector("model.norm.weight", hidden);
   weights.post = layout.Matrix(hidden, {{"post_projection.weight", backbone}});

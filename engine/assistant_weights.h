@@ -13,25 +13,11 @@
 
 namespace tandem::engine {
 
-// Names in comments: d = hidden, D = backbone_hidden, Hq and hd of the layer, I = mlp_width, V =
-// vocab. Vectors are f32, widened at load.
-struct AssistantLayerWeights {
-  const float* input_norm = nullptr;      // [d]
-  const float* q_norm = nullptr;          // [hd]
-  const float* post_attn_norm = nullptr;  // [d]
-  const float* pre_ffn_norm = nullptr;    // [d]
-  const float* post_ffn_norm = nullptr;   // [d]
-  const float* layer_scalar = nullptr;    // [1]
-  kernels::WeightView q;                  // [Hq * hd, d]
-  kernels::WeightView o;                  // [d, Hq * hd]
-  kernels::WeightView gate_up;            // interleaved, kernels::LinearGegluArgs
-  kernels::WeightView down;               // [d, I]
-};
-
+// Names in comments: d = hidden, D = backbone_hidden, V = vocab. Vectors are f32, widened at load.
 struct AssistantWeights {
   kernels::WeightView pre;   // [d, 2 * D]: the target's embedding first, then the hidden row
   kernels::WeightView post;  // [D, d]
-  std::vector<AssistantLayerWeights> layers;
+  std::vector<LayerWeights> layers;   // all share KV
   const float* final_norm = nullptr;  // [d]
   kernels::WeightView head;           // [V, d] rows by token id; empty with a clustered head
   // The clustered head; empty with a dense one. Cluster c owns the m = V / num_clusters tokens

@@ -1,6 +1,7 @@
 #include "engine/weights.h"
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -26,6 +27,32 @@ void LayOutExperts(const ModelConfig& config, const std::string& prefix, WeightL
 
 }  // namespace
 
+LayerWeights LayOutLayer(WeightLayout& layout, const std::string& prefix, int hidden,
+                         const LayerDesc& desc, bool owns_kv) {
+  const std::string attn = prefix + "self_attn.";
+  const int q_rows = desc.num_q_heads * desc.head_dim;
+  const int kv_rows = desc.num_kv_heads * desc.head_dim;
+  LayerWeights layer;
+  layer.input_norm = layout.Vector(prefix + "input_layernorm.weight", hidden);
+  std::vector<std::pair<std::string, int>> qkv = {{attn + "q_proj.weight", q_rows}};
+  layer.q_norm = layout.Vector(attn + "q_norm.weight", desc.head_dim);
+  if (owns_kv) {
+    qkv.push_back({attn + "k_proj.weight", kv_rows});
+    if (desc.has_v_proj) qkv.push_back({attn + "v_proj.weight", kv_rows});
+    layer.k_norm = layout.Vector(attn + "k_norm.weight", desc.head_dim);
+  }
+  layer.qkv = layout.Matrix(hidden, qkv);
+  layer.o = layout.Matrix(q_rows, {{attn + "o_proj.weight", hidden}});
+  layer.post_attn_norm = layout.Vector(prefix + "post_attention_layernorm.weight", hidden);
+  layer.pre_ffn_norm = layout.Vector(prefix + "pre_feedforward_layernorm.weight", hidden);
+  layer.gate_up = layout.GateUp(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight",
+                                desc.mlp_width, hidden);
+  layer.down = layout.Matrix(desc.mlp_width, {{prefix + "mlp.down_proj.weight", hidden}});
+  layer.post_ffn_norm = layout.Vector(prefix + "post_feedforward_layernorm.weight", hidden);
+  layer.layer_scalar = layout.Vector(prefix + "layer_scalar", 1);
+  return layer;
+}
+
 size_t LayOutWeights(const ModelConfig& config, std::byte* base, Weights& weights,
                      std::vector<WeightItem>& items) {
   weights = {};
@@ -45,27 +72,7 @@ size_t LayOutWeights(const ModelConfig& config, std::byte* base, Weights& weight
   for (int i = 0; i < config.num_layers(); ++i) {
     const LayerDesc& desc = config.layers[i];
     const std::string prefix = absl::StrCat("layers.", i, ".");
-    const std::string attn = prefix + "self_attn.";
-    const int q_rows = desc.num_q_heads * desc.head_dim;
-    const int kv_rows = desc.num_kv_heads * desc.head_dim;
-    LayerWeights layer;
-    layer.input_norm = layout.Vector(prefix + "input_layernorm.weight", hidden);
-    std::vector<std::pair<std::string, int>> qkv = {{attn + "q_proj.weight", q_rows}};
-    layer.q_norm = layout.Vector(attn + "q_norm.weight", desc.head_dim);
-    if (desc.kv_owner == i) {
-      qkv.push_back({attn + "k_proj.weight", kv_rows});
-      if (desc.has_v_proj) qkv.push_back({attn + "v_proj.weight", kv_rows});
-      layer.k_norm = layout.Vector(attn + "k_norm.weight", desc.head_dim);
-    }
-    layer.qkv = layout.Matrix(hidden, qkv);
-    layer.o = layout.Matrix(q_rows, {{attn + "o_proj.weight", hidden}});
-    layer.post_attn_norm = layout.Vector(prefix + "post_attention_layernorm.weight", hidden);
-    layer.pre_ffn_norm = layout.Vector(prefix + "pre_feedforward_layernorm.weight", hidden);
-    layer.gate_up = layout.GateUp(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight",
-                                  desc.mlp_width, hidden);
-    layer.down = layout.Matrix(desc.mlp_width, {{prefix + "mlp.down_proj.weight", hidden}});
-    layer.post_ffn_norm = layout.Vector(prefix + "post_feedforward_layernorm.weight", hidden);
-    layer.layer_scalar = layout.Vector(prefix + "layer_scalar", 1);
+    LayerWeights layer = LayOutLayer(layout, prefix, hidden, desc, desc.kv_owner == i);
     if (config.ple_width > 0) {
       layer.ple_gate =
           layout.Matrix(hidden, {{prefix + "per_layer_input_gate.weight", config.ple_width}});

@@ -1,9 +1,11 @@
-// The weights of a target as the forward reads them, and where each checkpoint tensor goes.
+// The weights of a target as the forward reads them, and where each checkpoint tensor goes. Layers
+// of an assistant are such layers too.
 //
 // Not here  reading files (checkpoint.h), filling (fill_weights.h, load_model.h).
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "engine/model_config.h"
@@ -12,7 +14,8 @@
 
 namespace tandem::engine {
 
-// Names in comments: gemma4.md 3.1. Vectors are f32, widened at load.
+// Names in comments: gemma4.md 3.1; H is an assistant's own hidden size. Vectors are f32, widened
+// at load.
 struct LayerWeights {
   const float* input_norm = nullptr;      // [H]
   const float* q_norm = nullptr;          // [D]
@@ -49,6 +52,12 @@ struct Weights {
   const kernels::Bf16* ple_table = nullptr;  // [ple_vocab, L * P] row-major; maybe unaligned
   std::vector<LayerWeights> layers;
 };
+
+// Places what a dense layer without per-layer embeddings has: norms, projections, MLP, scalar.
+//   prefix   of the layer's tensors, with the dot behind its number
+//   owns_kv  false: a layer that shares KV; then qkv has only q rows, and there is no k_norm
+LayerWeights LayOutLayer(WeightLayout& layout, const std::string& prefix, int hidden,
+                         const LayerDesc& desc, bool owns_kv);
 
 // Places every weight but the PLE table behind `base` (64-byte aligned; null to learn the size).
 //   weights  views and pointers into that memory

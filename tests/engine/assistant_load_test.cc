@@ -138,11 +138,11 @@ TEST(AssistantLoadTest, EveryTensorLandsInItsPlace) {
     ExpectMatrix(weights.post, tensors.at("post_projection.weight"), "post");
     ExpectVector(weights.final_norm, tensors.at("model.norm.weight"), "norm");
     for (int i = 0; i < 4; ++i) {
-      const AssistantLayerWeights& layer = weights.layers[i];
+      const LayerWeights& layer = weights.layers[i];
       const auto at = [&](const std::string& name) {
         return tensors.at("model.layers." + std::to_string(i) + "." + name);
       };
-      ExpectMatrix(layer.q, at("self_attn.q_proj.weight"), "q");
+      ExpectMatrix(layer.qkv, at("self_attn.q_proj.weight"), "q");
       ExpectMatrix(layer.o, at("self_attn.o_proj.weight"), "o");
       ExpectMatrix(layer.down, at("mlp.down_proj.weight"), "down");
       ExpectVector(layer.input_norm, at("input_layernorm.weight"), "input_norm");
