@@ -30,17 +30,6 @@ std::span<const float> RowOf(const std::vector<float>& matrix, int row, int rows
   return std::span(matrix).subspan(row * dim, dim);
 }
 
-double MaxAbsDiff(std::span<const float> a, std::span<const float> b) {
-  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double diff = std::abs(double{a[i]} - double{b[i]});
-    if (std::isnan(diff)) return std::numeric_limits<double>::infinity();
-    worst = std::max(worst, diff);
-  }
-  return worst;
-}
-
 // The recorded chain behind a prompt.
 struct GoldenChain {
   GoldenChain(const GoldenData& golden, const std::string& prompt) {

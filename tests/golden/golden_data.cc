@@ -1,8 +1,11 @@
 #include "tests/golden/golden_data.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <limits>
 
 #include "tests/engine/engine_rig.h"
 
@@ -39,6 +42,17 @@ std::vector<int32_t> GoldenData::Ints(const std::string& name) const {
 
 std::vector<int64_t> GoldenData::Shape(const std::string& name) const {
   return tensors_.at(name).shape;
+}
+
+double MaxAbsDiff(std::span<const float> a, std::span<const float> b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double diff = std::abs(double{a[i]} - double{b[i]});
+    if (std::isnan(diff)) return std::numeric_limits<double>::infinity();
+    worst = std::max(worst, diff);
+  }
+  return worst;
 }
 
 }  // namespace tandem::testing

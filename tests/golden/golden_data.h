@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,5 +34,8 @@ class GoldenData {
   std::unique_ptr<engine::MappedFile> file_;
   std::map<std::string, engine::Tensor, std::less<>> tensors_;
 };
+
+// The largest |a[i] - b[i]|; infinite for a NaN, and where the sizes differ.
+double MaxAbsDiff(std::span<const float> a, std::span<const float> b);
 
 }  // namespace tandem::testing

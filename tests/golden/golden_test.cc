@@ -19,17 +19,6 @@ using kernels::CpuIsa;
 
 const char* const kPrompts[] = {"p0", "p1", "p2"};
 
-double MaxAbsDiff(std::span<const float> a, std::span<const float> b) {
-  EXPECT_EQ(a.size(), b.size());
-  double worst = 0;
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    const double diff = std::abs(double{a[i]} - double{b[i]});
-    worst = diff <= worst ? worst : diff;  // a NaN becomes the worst and stays
-    if (std::isnan(diff)) return std::numeric_limits<double>::infinity();
-  }
-  return worst;
-}
-
 // All positions of a prompt in one step.
 struct PromptRun {
   std::vector<std::vector<float>> logits;  // [P][V]
