@@ -28,6 +28,47 @@ struct F16 {
   uint16_t bits = 0;
 };
 
+// Exact; infinities and NaN stay what they are.
+inline float ToFloat(F16 x) {
+  const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16;
+  const uint32_t exponent = x.bits >> 10 & 0x1f;
+  const uint32_t fraction = x.bits & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
+  // A subnormal is fraction * 2^-24.
+  const float value = exponent == 0 ? static_cast<float>(fraction) * 0x1p-24f
+                                    : std::bit_cast<float>((exponent + 112) << 23 | fraction << 13);
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
+}
+
+// Nearest binary16, ties to even, subnormals kept; infinity from 65520 on; NaN stays NaN.
+inline F16 ToF16(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u | (magnitude >> 13 & 0x3ffu);
+  } else if (magnitude >= 0x477ff000u) {  // 65520
+    half = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {  // 2^-14, the smallest normal
+    half = (magnitude + 0xfffu + (magnitude >> 13 & 1) - (uint32_t{112} << 23)) >> 13;
+  } else {
+    // In units of 2^-24: the fraction shifted down by 14 to 24 places, or all of it lost.
+    const uint32_t exponent = magnitude >> 23;
+    const uint32_t shift = 126 - exponent;
+    if (exponent < 102) {
+      half = 0;
+    } else {
+      const uint32_t fraction = (magnitude & 0x7fffffu) | 0x800000u;
+      const uint32_t kept = fraction >> shift;
+      const uint32_t lost = fraction & ((uint32_t{1} << shift) - 1);
+      const uint32_t tie = uint32_t{1} << (shift - 1);
+      half = kept + (lost > tie || (lost == tie && (kept & 1) != 0) ? 1 : 0);
+    }
+  }
+  return {static_cast<uint16_t>(sign | half)};
+}
+
 // How one KV row (one token of one KV head, `head_dim` values) is stored; ids of turboquant 2.2.
 enum class KvFormat : uint8_t {
   kF32 = 0,

@@ -20,8 +20,6 @@ namespace {
 constexpr int64_t kSmallWork = int64_t{1} << 18;
 // Reading a K row costs about as much as this many packed rows' products with it.
 constexpr int kReadCost = 8;
-// Values of one norm-sized piece of qkv_post, about 4 us.
-constexpr int64_t kPieceValues = 16384;
 constexpr size_t kPartialFloatsPerThread = size_t{128} << 10;
 static_assert(kPartialFloatsPerThread >= size_t{kMaxPackedRows} * (kMaxHeadDim + 2));
 
@@ -240,50 +238,6 @@ void Attention(void* backend, const AttentionArgs& args) {
   RunSplit(kKernels, args, plan.split, team, scratch, {partials, partial_floats});
 }
 
-template <const AttentionKernels& kKernels>
-void QkvPostRow(const QkvPostArgs& args, int64_t t) {
-  const int dim = args.head_dim;
-  const float* cos = args.cos + t * args.live;
-  const float* sin = args.sin + t * args.live;
-  float* q = args.qkv + t * args.stride;
-  const float* k = q + int64_t{args.num_q_heads} * dim;
-  const float* v = args.has_v ? k + int64_t{args.num_kv_heads} * dim : k;
-  for (int n = 0; n < args.num_q_heads; ++n, q += dim) {
-    kKernels.norm_rope(q, args.q_norm, cos, sin, args.live, dim, args.eps, q);
-  }
-  if (args.num_kv_heads == 0) return;
-
-  const KvView& kv = args.kv;
-  const size_t cell = args.cells[t] & ((1 << kv.log2_block_tokens) - 1);
-  std::byte* head = kv.base + (args.cells[t] >> kv.log2_block_tokens) * kv.block_stride;
-  alignas(64) float row[kMaxHeadDim];
-  for (int n = 0; n < args.num_kv_heads; ++n, k += dim, v += dim, head += kv.head_stride) {
-    kKernels.norm_rope(k, args.k_norm, cos, sin, args.live, dim, args.eps, row);
-    kKernels.encode(row, kv.k_format, dim, head + cell * KvRowBytes(kv.k_format, dim));
-    kKernels.norm_rope(v, nullptr, cos, sin, 0, dim, args.eps, row);
-    kKernels.encode(row, kv.v_format, dim,
-                    head + kv.v_offset + cell * KvRowBytes(kv.v_format, dim));
-  }
-}
-
-template <const AttentionKernels& kKernels>
-void QkvPost(void* backend, const QkvPostArgs& args) {
-  const int64_t row_values =
-      (int64_t{args.num_q_heads} + 2 * int64_t{args.num_kv_heads}) * args.head_dim;
-  BackendOf(backend).team.ForEach(args.rows, std::max<int64_t>(1, kPieceValues / row_values),
-                                  [&](int, int64_t begin, int64_t end) {
-                                    for (int64_t t = begin; t < end; ++t) {
-                                      QkvPostRow<kKernels>(args, t);
-                                    }
-                                  });
-}
-
-template <const AttentionKernels& kKernels>
-void FillVectorOps(Ops& ops) {
-  ops.attention = Attention<kKernels>;
-  ops.qkv_post = QkvPost<kKernels>;
-}
-
 }  // namespace
 
 AttentionPlan PlanAttention(const AttentionArgs& args, int threads) {
@@ -335,14 +289,13 @@ void FillAttentionOps(CpuIsa isa, Ops& ops) {
   switch (isa) {
     case CpuIsa::kRef:
       ops.attention = [](void*, const AttentionArgs& args) { AttentionReference(args); };
-      ops.qkv_post = [](void*, const QkvPostArgs& args) { QkvPostReference(args); };
       return;
     case CpuIsa::kAvx2:
-      FillVectorOps<kAttentionKernelsAvx2>(ops);
+      ops.attention = Attention<kAttentionKernelsAvx2>;
       return;
     case CpuIsa::kAvx512:
     case CpuIsa::kAvx512Bf16:
-      FillVectorOps<kAttentionKernelsAvx512>(ops);
+      ops.attention = Attention<kAttentionKernelsAvx512>;
       return;
   }
 }

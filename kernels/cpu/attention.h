@@ -9,7 +9,7 @@
 
 namespace tandem::kernels {
 
-// Sets attention, qkv_post and supports.
+// Sets attention and supports.
 void FillAttentionOps(CpuIsa isa, Ops& ops);
 
 // Packed rows [packed_begin, packed_begin + packed_rows) of one segment and KV head: packed row R

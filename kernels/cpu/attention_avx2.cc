@@ -12,8 +12,6 @@ const AttentionKernels kAttentionKernelsAvx2 = {
     .chunk = avx2::Chunk,
     .fold = avx2::Fold,
     .finish = avx2::Finish,
-    .norm_rope = avx2::NormRope,
-    .encode = avx2::Encode,
 };
 
 }  // namespace tandem::kernels

@@ -12,8 +12,6 @@ const AttentionKernels kAttentionKernelsAvx512 = {
     .chunk = avx512::Chunk,
     .fold = avx512::Fold,
     .finish = avx512::Finish,
-    .norm_rope = avx512::NormRope,
-    .encode = avx512::Encode,
 };
 
 }  // namespace tandem::kernels

@@ -1,5 +1,4 @@
-// The part of attention that differs by instruction set: one chunk of packed rows, one fold, one
-// head of the preparation.
+// The part of attention that differs by instruction set: one chunk of packed rows, one fold.
 //
 // Included by instruction-set files: raw pointers only; they call no inline function of types.h.
 #pragma once
@@ -51,14 +50,6 @@ struct AttentionKernels {
 
   // o /= l; zeros when l = 0, whatever o held.
   void (*finish)(float l, float* o, int head_dim);
-
-  // y = rope(RmsNorm(x; weight)): weight null is 1, pairs (j, j + dim/2) rotate for j < live. y may
-  // be x.
-  void (*norm_rope)(const float* x, const float* weight, const float* cos, const float* sin,
-                    int live, int dim, float eps, float* y);
-
-  // One K or V row in storage format.
-  void (*encode)(const float* x, KvFormat format, int dim, void* row);
 };
 
 extern const AttentionKernels kAttentionKernelsAvx2;

@@ -11,6 +11,7 @@
 #include "kernels/cpu/backend_impl.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/qkv_post.h"
 #include "kernels/cpu/row_ops.h"
 
 namespace tandem::kernels {
@@ -70,6 +71,7 @@ absl::StatusOr<CpuBackendPtr> MakeCpuBackend(const CpuConfig& config) {
   FillLinearOps(config.isa, backend->ops);
   FillRowOps(config.isa, backend->ops);
   FillAttentionOps(config.isa, backend->ops);
+  FillQkvPostOps(config.isa, backend->ops);
   return backend;
 }
 

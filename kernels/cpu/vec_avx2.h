@@ -1,4 +1,4 @@
-// The vector words that row_ops.inc and attention.inc are written in, 8 floats wide. The twin of
+// The vector words that the .inc files here are written in, 8 floats wide. The twin of
 // vec_avx512.h.
 //
 // Included by files compiled with AVX2 and FMA flags only; everything is static (no copy for
@@ -63,9 +63,31 @@ static inline void StoreBf16(void* p, Vec x) {
       _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1)));
 }
 
+// Nearest even, subnormals kept: the bits of ToF16 (types.h).
+static inline void StoreF16(void* p, Vec x) {
+  _mm_storeu_si128(static_cast<__m128i_u*>(p),
+                   _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 // Lane i of x where begin <= i < end, `other` elsewhere.
 static inline Vec KeepRange(Vec x, int begin, int end, Vec other) {
   return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(Lanes(begin, end)));
+}
+
+// -x in the lanes whose bit is set.
+static inline Vec NegateWhere(Vec x, uint32_t bits) {
+  const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane_bit);
+  const __m256i sign = _mm256_slli_epi32(_mm256_cmpeq_epi32(set, lane_bit), 31);
+  return _mm256_xor_ps(x, _mm256_castsi256_ps(sign));
+}
+
+// Walsh-Hadamard transform of the 8 lanes, Sylvester order: stages of distance 1, 2, 4, each
+// (a, b) -> (a + b, a - b).
+static inline Vec HadamardLanes(Vec x) {
+  x = _mm256_add_ps(_mm256_permute_ps(x, 0xb1), NegateWhere(x, 0xaa));
+  x = _mm256_add_ps(_mm256_permute_ps(x, 0x4e), NegateWhere(x, 0xcc));
+  return _mm256_add_ps(_mm256_permute2f128_ps(x, x, 0x01), NegateWhere(x, 0xf0));
 }
 
 static inline float FirstLane(Vec x) { return _mm256_cvtss_f32(x); }

@@ -1,4 +1,4 @@
-// The vector words that row_ops.inc and attention.inc are written in, 16 floats wide. The twin of
+// The vector words that the .inc files here are written in, 16 floats wide. The twin of
 // vec_avx2.h.
 //
 // Included by files compiled with AVX-512 flags only; everything is static (no copy for others).
@@ -56,12 +56,32 @@ static inline void StoreBf16(void* p, Vec x) {
                       _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
+// Nearest even, subnormals kept: the bits of ToF16 (types.h).
+static inline void StoreF16(void* p, Vec x) {
+  _mm256_storeu_si256(static_cast<__m256i_u*>(p),
+                      _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 // Lane i of x where begin <= i < end, `other` elsewhere.
 static inline Vec KeepRange(Vec x, int begin, int end, Vec other) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __mmask16 keep = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(begin)) &
                          _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(end));
   return _mm512_mask_blend_ps(keep, other, x);
+}
+
+// -x in the lanes whose bit is set.
+static inline Vec NegateWhere(Vec x, uint32_t bits) {
+  return _mm512_mask_xor_ps(x, static_cast<__mmask16>(bits), x, _mm512_set1_ps(-0.0f));
+}
+
+// Walsh-Hadamard transform of the 16 lanes, Sylvester order: stages of distance 1, 2, 4, 8, each
+// (a, b) -> (a + b, a - b).
+static inline Vec HadamardLanes(Vec x) {
+  x = _mm512_add_ps(_mm512_permute_ps(x, 0xb1), NegateWhere(x, 0xaaaa));
+  x = _mm512_add_ps(_mm512_permute_ps(x, 0x4e), NegateWhere(x, 0xcccc));
+  x = _mm512_add_ps(_mm512_shuffle_f32x4(x, x, 0xb1), NegateWhere(x, 0xf0f0));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(x, x, 0x4e), NegateWhere(x, 0xff00));
 }
 
 static inline float FirstLane(Vec x) { return _mm512_cvtss_f32(x); }

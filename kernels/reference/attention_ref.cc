@@ -32,65 +32,12 @@ void Decode(KvFormat format, const std::byte* row, int dim, double* values) {
   }
 }
 
-void Encode(KvFormat format, const double* x, int dim, std::byte* row) {
-  for (int d = 0; d < dim; ++d) {
-    const float value = static_cast<float>(x[d]);
-    if (format == KvFormat::kF32) {
-      std::memcpy(row + d * 4, &value, 4);
-    } else {
-      const Bf16 rounded = ToBf16(value);
-      std::memcpy(row + d * 2, &rounded, 2);
-    }
-  }
-}
-
-// y = RmsNorm(x; weight), weight null: 1; then rope on the first `live` pairs.
-void NormRope(const QkvPostArgs& args, const float* x, const float* weight, int row, int live,
-              double* y) {
-  const int dim = args.head_dim, half = dim / 2;
-  double sum = 0.0;
-  for (int d = 0; d < dim; ++d) sum += double{x[d]} * x[d];
-  const double inverse = 1.0 / std::sqrt(sum / dim + double{args.eps});
-  for (int d = 0; d < dim; ++d) y[d] = x[d] * inverse * (weight ? weight[d] : 1.0f);
-  for (int j = 0; j < live; ++j) {
-    const double cos = args.cos[int64_t{row} * args.live + j];
-    const double sin = args.sin[int64_t{row} * args.live + j];
-    const double a = y[j], b = y[j + half];
-    y[j] = a * cos - b * sin;
-    y[j + half] = b * cos + a * sin;
-  }
-}
-
 }  // namespace
 
 bool AttentionSupported(const AttentionShape& shape) {
   const auto known = [](KvFormat f) { return f == KvFormat::kF32 || f == KvFormat::kBf16; };
   return (shape.head_dim == 256 || shape.head_dim == 512) && known(shape.k_format) &&
          known(shape.v_format);
-}
-
-void QkvPostReference(const QkvPostArgs& args) {
-  const int dim = args.head_dim;
-  std::vector<double> y(dim);
-  for (int t = 0; t < args.rows; ++t) {
-    float* q = args.qkv + t * args.stride;
-    const float* k = q + int64_t{args.num_q_heads} * dim;
-    const float* v = args.has_v ? k + int64_t{args.num_kv_heads} * dim : k;
-    for (int n = 0; n < args.num_q_heads; ++n, q += dim) {
-      NormRope(args, q, args.q_norm, t, args.live, y.data());
-      for (int d = 0; d < dim; ++d) q[d] = static_cast<float>(y[d]);
-    }
-    for (int n = 0; n < args.num_kv_heads; ++n, k += dim, v += dim) {
-      const int64_t block = args.cells[t] >> args.kv.log2_block_tokens;
-      const int cell = args.cells[t] & ((1 << args.kv.log2_block_tokens) - 1);
-      NormRope(args, k, args.k_norm, t, args.live, y.data());
-      Encode(args.kv.k_format, y.data(), dim,
-             const_cast<std::byte*>(KRow(args.kv, block, n, cell, dim)));
-      NormRope(args, v, nullptr, t, 0, y.data());
-      Encode(args.kv.v_format, y.data(), dim,
-             const_cast<std::byte*>(VRow(args.kv, block, n, cell, dim)));
-    }
-  }
 }
 
 void AttentionReference(const AttentionArgs& args) {

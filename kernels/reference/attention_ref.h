@@ -1,4 +1,4 @@
-// Paged attention with its preparation as plain loops: what "correct" means for every backend.
+// Paged attention as plain loops: what "correct" means for every backend.
 //
 // Everything between the stored inputs and the one rounding of an output is f64.
 #pragma once
@@ -11,7 +11,6 @@ namespace tandem::kernels {
 // sizes 256 and 512, any pair of formats.
 bool AttentionSupported(const AttentionShape& shape);
 
-void QkvPostReference(const QkvPostArgs& args);
 void AttentionReference(const AttentionArgs& args);
 
 }  // namespace tandem::kernels

@@ -9,9 +9,9 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/reference/attention_ref.h"
+#include "kernels/cpu/qkv_post_kernels.h"
+#include "kernels/reference/qkv_post_ref.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/test_backend.h"
 
@@ -185,10 +185,11 @@ TEST(EncodeTest, EveryVectorLevelRoundsToBf16AsToBf16Does) {
   std::vector<uint16_t> want;
   for (const float value : x) want.push_back(ToBf16(value).bits);
   for (const CpuIsa isa : VectorLevels()) {
-    const AttentionKernels& kernels =
-        isa == CpuIsa::kAvx2 ? kAttentionKernelsAvx2 : kAttentionKernelsAvx512;
+    const QkvPostKernels& kernels =
+        isa == CpuIsa::kAvx2 ? kQkvPostKernelsAvx2 : kQkvPostKernelsAvx512;
     std::vector<uint16_t> got(64);
-    kernels.encode(x.data(), KvFormat::kBf16, 64, got.data());
+    kernels.encode(x.data(), KvFormat::kBf16, 64,
+                   {.codes = reinterpret_cast<std::byte*>(got.data())});
     EXPECT_EQ(got, want) << CpuIsaName(isa);
   }
 }
