@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "engine/step.h"
@@ -26,6 +27,8 @@ struct SchedulerConfig {
                              // KV_EXHAUSTED
   int max_draft_tokens = 0;  // the longest draft, up to kMaxDraftTokens; 0: there is no drafter
   int step_log_size = 64;    // steps kept for replay, about 250 bytes each per sequence
+  bool prefix_cache = true;  // KV blocks of one request may serve others (prefix_reuse.h)
+  bool prefix_cache_per_tenant = false;  // ... of the same tenant only
 };
 
 // The model and the pools that were built for it.
@@ -35,6 +38,8 @@ struct ModelLimits {
   int window = 0;       // of the sliding layers; unused without them
   int block_tokens = 32;
   std::array<int32_t, engine::kNumKvGroups> num_blocks = {};  // 0: the model has no such layers
+  std::string kv_formats;  // what the bytes of a block depend on beside its tokens; enters the keys
+                           // of blocks
 };
 
 // kInvalidArgument naming the field, its value and the bound.
