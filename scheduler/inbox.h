@@ -46,8 +46,11 @@ struct DescribeMessage {
   RequestId id = 0;
   std::function<void(std::optional<RequestView>)> answer;
 };
-using InboxMessage =
-    std::variant<SubmitMessage, CancelMessage, StopChoiceMessage, PauseMessage, DescribeMessage>;
+struct FlushMessage {
+  std::function<void(int64_t freed)> answer;
+};
+using InboxMessage = std::variant<SubmitMessage, CancelMessage, StopChoiceMessage, PauseMessage,
+                                  DescribeMessage, FlushMessage>;
 
 class Inbox {
  public:

@@ -455,6 +455,12 @@ void Roster::Count(Sequence& sequence, const DraftCounts& counts) {
   Add(totals_.drafts, counts);
 }
 
+int64_t Roster::FlushPrefixCache() {
+  int64_t freed = 0;
+  for (kvcache::BlockPool& pool : pools_) freed += pool.FlushCached();
+  return freed;
+}
+
 void Roster::FillStats(SchedulerStats& stats) const {
   stats = totals_;
   stats.running = static_cast<int64_t>(seated_.size());
@@ -463,6 +469,8 @@ void Roster::FillStats(SchedulerStats& stats) const {
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     stats.blocks_total[g] = pools_[g].num_blocks();
     stats.blocks_used[g] = pools_[g].num_used();
+    stats.blocks_cached[g] = pools_[g].num_cached();
+    stats.prefix_evicted_blocks_total += pools_[g].num_evicted();
   }
 }
 

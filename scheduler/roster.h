@@ -75,6 +75,8 @@ class Roster {
   //   returns  guesses that held
   int Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
              engine::StepResult result, int64_t step, int64_t now_us);
+  // Forgets what is cached; returns the number of blocks.
+  int64_t FlushPrefixCache();
   // Frees the memory of ended requests. Until then pointers into them stay valid.
   void ForgetEnded() { ended_.clear(); }
 

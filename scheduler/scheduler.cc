@@ -102,6 +102,8 @@ void Scheduler::Impl::DrainInbox(int64_t now) {
       pause->paused ? roster.Pause(pause->id, now) : roster.Resume(pause->id, now);
     } else if (auto* describe = std::get_if<DescribeMessage>(&message)) {
       describe->answer(roster.Describe(describe->id, rate, now));
+    } else if (auto* flush = std::get_if<FlushMessage>(&message)) {
+      flush->answer(roster.FlushPrefixCache());
     }
   }
   if (inbox.engine_down()) roster.FailAll(EngineFailureStatus, now);
@@ -280,6 +282,10 @@ void Scheduler::Resume(RequestId id) { impl_->inbox.Send(PauseMessage{.id = id, 
 
 void Scheduler::Describe(RequestId id, std::function<void(std::optional<RequestView>)> answer) {
   if (!impl_->inbox.Send(DescribeMessage{.id = id, .answer = answer})) answer(std::nullopt);
+}
+
+void Scheduler::FlushPrefixCache(std::function<void(int64_t freed)> answer) {
+  if (!impl_->inbox.Send(FlushMessage{.answer = answer})) answer(0);
 }
 
 void Scheduler::BeginDrain() { impl_->inbox.BeginDrain(); }

@@ -96,6 +96,10 @@ class Scheduler {
   // once, on this one, after Run has ended. nullopt: no such request is open.
   void Describe(RequestId id, std::function<void(std::optional<RequestView>)> answer);
 
+  // Forgets the KV blocks that nobody holds and that were kept for requests to come. Answered as
+  // Describe is, with how many they were, over both groups.
+  void FlushPrefixCache(std::function<void(int64_t freed)> answer);
+
   // Refuses new reservations; requests that have one go on.
   void BeginDrain();
   // Ends every open request with SHUTTING_DOWN at the next boundary; then Run returns.
