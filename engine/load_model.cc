@@ -141,6 +141,37 @@ absl::Status CheckCheckpoint(const Checkpoint& checkpoint, const ModelConfig& co
   return tensors.Check(items);
 }
 
+absl::StatusOr<QkNorms> ReadQkNorms(const Checkpoint& checkpoint, const ModelConfig& config,
+                                    const std::string& directory) {
+  const absl::StatusOr<std::string> prefix = FindPrefix(checkpoint, directory);
+  if (!prefix.ok()) return prefix.status();
+  const CheckpointTensors tensors(checkpoint, directory, TargetSpellings(*prefix));
+  const TensorSource source = CheckpointSource(tensors);
+  QkNorms norms;
+  norms.weights.layers.resize(config.num_layers());
+  size_t size = 0;
+  for (const LayerDesc& layer : config.layers) size += 2 * layer.head_dim;
+  norms.memory.resize(size);
+  float* values = norms.memory.data();
+  const auto read = [&](int layer, const char* norm, const float*& place) {
+    const int dim = config.layers[layer].head_dim;
+    const WeightItem item = {.kind = WeightItem::Kind::kVector,
+                             .name = absl::StrCat("layers.", layer, ".self_attn.", norm),
+                             .shape = {dim}};
+    if (absl::Status s = tensors.Check({item}); !s.ok()) return s;
+    place = values;
+    values += dim;
+    return source.vector(item, values - dim);
+  };
+  for (int i = 0; i < config.num_layers(); ++i) {
+    LayerWeights& layer = norms.weights.layers[i];
+    if (absl::Status s = read(i, "q_norm.weight", layer.q_norm); !s.ok()) return s;
+    if (config.layers[i].kv_owner != i) continue;
+    if (absl::Status s = read(i, "k_norm.weight", layer.k_norm); !s.ok()) return s;
+  }
+  return norms;
+}
+
 absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
                                 kernels::CpuBackend& backend, const LoadProgress& progress) {
   std::vector<WeightItem> items;

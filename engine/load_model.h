@@ -44,6 +44,15 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
 absl::Status CheckCheckpoint(const Checkpoint& checkpoint, const ModelConfig& config,
                              const std::string& directory);
 
+// The weights of the query and key norms alone; all else in `weights` is empty.
+struct QkNorms {
+  std::vector<float> memory;
+  Weights weights;  // into `memory`
+};
+// Reads them without a backend. Errors name the file and the tensor.
+absl::StatusOr<QkNorms> ReadQkNorms(const Checkpoint& checkpoint, const ModelConfig& config,
+                                    const std::string& directory);
+
 // `config` filled with values that depend on `seed` and the tensor's name alone.
 absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
                                 kernels::CpuBackend& backend, const LoadProgress& progress);
