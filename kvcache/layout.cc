@@ -1,9 +1,12 @@
 #include "kvcache/layout.h"
 
+#include <bit>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kvcache/kv_formats.h"
 
 namespace tandem::kvcache {
 namespace {
@@ -13,6 +16,11 @@ constexpr size_t kBlockAlignment = 256;
 
 constexpr size_t RoundUp(size_t bytes, size_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
+}
+
+// As far as the rotation goes (turboquant 1.2, 7.2).
+bool CanRotate(int head_dim) {
+  return head_dim >= 64 && head_dim <= 512 && std::has_single_bit(static_cast<unsigned>(head_dim));
 }
 
 }  // namespace
@@ -36,28 +44,46 @@ size_t HeadBlockBytes(const LayerKv& layer, int block_tokens) {
       kHeadBlockAlignment);
 }
 
-absl::StatusOr<GroupLayout> MakeGroupLayout(int block_tokens, std::vector<LayerKv> layers) {
+size_t TokenBytes(std::span<const LayerKv> layers) {
+  size_t bytes = 0;
+  for (const LayerKv& layer : layers) {
+    for (const kernels::KvFormat format : {layer.k, layer.v}) {
+      bytes +=
+          layer.num_kv_heads * (kernels::KvRowBytes(format, layer.head_dim) + KvScaleBytes(format));
+    }
+  }
+  return bytes;
+}
+
+absl::StatusOr<GroupLayout> MakeGroupLayout(int block_tokens, std::vector<LayerKv> layers,
+                                            std::string_view group) {
   if (block_tokens != 16 && block_tokens != 32 && block_tokens != 64) {
     return absl::InvalidArgumentError(
         absl::StrCat("a KV block of ", block_tokens, " tokens is not supported; use 16, 32 or 64"));
   }
   if (layers.empty()) {
-    return absl::InvalidArgumentError("a KV group needs at least one layer with KV of its own");
+    return absl::InvalidArgumentError(
+        absl::StrCat("the ", std::string(group), " has no layer with KV of its own; it needs one"));
   }
   GroupLayout layout;
   layout.block_tokens = block_tokens;
   size_t offset = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerKv& layer = layers[i];
+    const std::string name = absl::StrCat("layer ", i, " of the ", std::string(group));
     if (layer.num_kv_heads < 1 || layer.num_kv_heads > 1024) {
-      return absl::InvalidArgumentError(absl::StrCat("layer ", i, " of the KV group has ",
-                                                     layer.num_kv_heads,
-                                                     " KV heads; 1 to 1024 are supported"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " has ", layer.num_kv_heads, " KV heads; 1 to 1024 are supported"));
     }
     if (layer.head_dim < 16 || layer.head_dim > 1024 || layer.head_dim % 16 != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer ", i, " of the KV group has a head size of ", layer.head_dim,
-                       "; multiples of 16 up to 1024 are supported"));
+      return absl::InvalidArgumentError(absl::StrCat(name, " has a head size of ", layer.head_dim,
+                                                     "; multiples of 16 up to 1024 are supported"));
+    }
+    for (const kernels::KvFormat format : {layer.k, layer.v}) {
+      if (!kernels::KvHasScale(format) || CanRotate(layer.head_dim)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, " has a head size of ", layer.head_dim, "; ", std::string(KvFormatName(format)),
+          " needs a power of two from 64 to 512: use f32, bf16 or f16"));
     }
     layout.layer_offset.push_back(offset);
     offset += layer.num_kv_heads * HeadBlockBytes(layer, block_tokens);

@@ -1,10 +1,10 @@
-// Block bookkeeping: the pool's counts and references, and the life of a block table.
+// The life of a block table.
 #include "kvcache/block_table.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <set>
+#include <vector>
 
 #include "kvcache/block_pool.h"
 
@@ -13,37 +13,6 @@ namespace {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-TEST(BlockPoolTest, HandsOutEveryBlockOnceThenNone) {
-  BlockPool pool(3);
-  std::set<int32_t> blocks;
-  for (int i = 0; i < 3; ++i) blocks.insert(pool.Allocate());
-  EXPECT_THAT(blocks, ElementsAre(0, 1, 2));
-  EXPECT_EQ(pool.Allocate(), -1);
-  EXPECT_EQ(pool.num_free(), 0);
-  EXPECT_EQ(pool.num_used(), 3);
-}
-
-TEST(BlockPoolTest, ASharedBlockIsFreeOnlyAfterItsLastHolderLeaves) {
-  // Given a block with two holders.
-  BlockPool pool(1);
-  const int32_t block = pool.Allocate();
-  pool.AddReference(block);
-  EXPECT_EQ(pool.references(block), 2);
-  // When one of them leaves, it stays; when the other leaves, it is free.
-  pool.Release(block);
-  EXPECT_EQ(pool.num_free(), 0);
-  pool.Release(block);
-  EXPECT_EQ(pool.num_free(), 1);
-  EXPECT_EQ(pool.Allocate(), block);
-  EXPECT_EQ(pool.references(block), 1);
-}
-
-TEST(BlockPoolTest, APoolOfAnAbsentGroupIsEmpty) {
-  BlockPool pool(0);
-  EXPECT_EQ(pool.num_blocks(), 0);
-  EXPECT_EQ(pool.Allocate(), -1);
-}
 
 TEST(BlockTableTest, GrowsByWholeBlocksAsPositionsNeedThem) {
   BlockPool pool(8);
@@ -65,6 +34,22 @@ TEST(BlockTableTest, GrowthThatDoesNotFitChangesNothing) {
   EXPECT_FALSE(Grow(table, pool, 4, 12));
   EXPECT_THAT(table.blocks, ElementsAre(0));
   EXPECT_EQ(pool.num_free(), 1);
+}
+
+TEST(BlockTableTest, GrowsIntoCachedBlocks) {
+  // Given a pool of two blocks that are both cached.
+  BlockPool pool(2);
+  BlockTable table;
+  ASSERT_TRUE(Grow(table, pool, 4, 8));
+  const BlockKey root = RootKey("", "");
+  pool.Publish(table.blocks[0], ChildKey(root, std::vector<int32_t>{1}));
+  pool.Publish(table.blocks[1], ChildKey(root, std::vector<int32_t>{2}));
+  Free(table, pool);
+  ASSERT_EQ(pool.num_cached(), 2);
+  // When another sequence grows, it gets them both.
+  EXPECT_TRUE(Grow(table, pool, 4, 8));
+  EXPECT_EQ(pool.num_evicted(), 2);
+  EXPECT_FALSE(Grow(table, pool, 4, 9));
 }
 
 TEST(BlockTableTest, ReleasesABlockOnlyWhenItsLastPositionIsOutOfSight) {
