@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/draft_buffers.h"
 #include "engine/draft_choice.h"
+#include "kvcache/kv_formats.h"
 
 namespace tandem::engine {
 namespace {
@@ -148,10 +149,10 @@ absl::Status Assistant::State::FindDonors(std::array<kvcache::BlockStore*, kNumK
     const kernels::KvView view = store->View(layer.kv_index);
     if (!ops.supports({layer.head_dim, view.k_format, view.v_format})) {
       return absl::UnimplementedError(absl::StrFormat(
-          "assistant layer %d has head size %d over K/V formats %d and %d, for which %s has no "
-          "attention kernel",
-          i, layer.head_dim, static_cast<int>(view.k_format), static_cast<int>(view.v_format),
-          ops.name));
+          "assistant layer %d has head size %d and KV formats %s/%s, for which %s has no attention "
+          "kernel",
+          i, layer.head_dim, kvcache::KvFormatName(view.k_format),
+          kvcache::KvFormatName(view.v_format), ops.name));
     }
     views.push_back(view);
   }

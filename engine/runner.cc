@@ -8,75 +8,13 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/step_buffers.h"
+#include "kvcache/kv_formats.h"
 
 namespace tandem::engine {
 namespace {
 
-constexpr int kLogitRows =
-    64;  // rows of the head computed at once: 64 MiB at the published vocabulary
 constexpr int kSampleTasks = 16;  // rows sampled at the same time, each with its own scratch
-
-// Activations of one step, f32, all [max_step_rows, ...] unless said otherwise.
-struct Buffers {
-  float* h = nullptr;         // [., H] residual stream
-  float* x = nullptr;         // [., H] normed input of a product
-  float* y = nullptr;         // [., H] output of a product, before it joins the residual
-  float* qkv = nullptr;       // [., widest q + k + v]
-  float* attn = nullptr;      // [., widest Hq * D]
-  float* mlp = nullptr;       // [., widest MLP]
-  float* ple = nullptr;       // [., L * P] per-layer inputs
-  float* ple_gate = nullptr;  // [., P]
-  std::array<float*, kNumKvGroups> cos = {};  // [., live pairs]
-  std::array<float*, kNumKvGroups> sin = {};
-  float* router = nullptr;          // [., E]
-  float* expert_weights = nullptr;  // [., K]
-  int32_t* expert_ids = nullptr;    // [., K]
-  float* expert_y = nullptr;        // [., H]
-  float* logits = nullptr;          // [kLogitRows, V]
-};
-
-size_t LayOutBuffers(const ModelConfig& config, int rows, std::byte* base, Buffers& b) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
-  size_t used = 0;
-  const auto take = [&](size_t count) {  // floats or int32s
-    const uintptr_t at = begin + used;
-    used += (count * 4 + 63) / 64 * 64;
-    return at;
-  };
-  const auto floats = [&](size_t per_row) {
-    return reinterpret_cast<float*>(take(per_row * rows));
-  };
-  size_t qkv = 0, attn = 0, mlp = 0;
-  for (const LayerDesc& layer : config.layers) {
-    const size_t heads = layer.num_q_heads + 2 * layer.num_kv_heads;
-    qkv = std::max(qkv, heads * layer.head_dim);
-    attn = std::max<size_t>(attn, size_t(layer.num_q_heads) * layer.head_dim);
-    mlp = std::max<size_t>(mlp, layer.mlp_width);
-  }
-  b.h = floats(config.hidden);
-  b.x = floats(config.hidden);
-  b.y = floats(config.hidden);
-  b.qkv = floats(qkv);
-  b.attn = floats(attn);
-  b.mlp = floats(mlp);
-  for (const KvGroup group : {kSliding, kFull}) {
-    const size_t live = config.InvFreq(group).size();
-    b.cos[group] = floats(live);
-    b.sin[group] = floats(live);
-  }
-  if (config.ple_width > 0) {
-    b.ple = floats(size_t(config.num_layers()) * config.ple_width);
-    b.ple_gate = floats(config.ple_width);
-  }
-  if (config.experts > 0) {
-    b.router = floats(config.experts);
-    b.expert_weights = floats(config.experts_per_token);
-    b.expert_ids = reinterpret_cast<int32_t*>(take(size_t(rows) * config.experts_per_token));
-    b.expert_y = floats(config.hidden);
-  }
-  b.logits = reinterpret_cast<float*>(take(size_t(std::min(rows, kLogitRows)) * config.vocab));
-  return used;
-}
 
 // The rows still in the forward, and where each group's attention finds their KV.
 struct LiveRows {
@@ -114,22 +52,26 @@ struct Runner::State {
   RunnerConfig config;
   Propose propose;
   kernels::HugeMemory memory;
-  Buffers buffers;
+  StepBuffers buffers;
   std::array<std::vector<float>, kNumKvGroups> inv_freq;
   std::vector<kernels::KvView> views;  // [layers] of the layer's KV owner
   std::array<SampleScratch, kSampleTasks> sample_scratch;
+  std::array<kernels::KvEncodeCounts, kNumKvGroups> encode_counts;
   WorkCounters work;
 
   // Of the step that runs.
   const StepBatch* batch = nullptr;
   const StepTrace* trace = nullptr;
   LiveRows live;
-  std::vector<SampleRun> runs;  // covering the samples in order
-  std::vector<int> draft_runs;  // by StepBatch::drafts
-  std::vector<float> handoffs;  // [drafts, H]
+  std::vector<uint8_t> nonfinite;  // [rows] 1: some layer stored zeros instead
+  std::vector<SampleRun> runs;     // covering the samples in order
+  std::vector<int> segment_runs;   // [segments] the run that draws in it; -1: none
+  std::vector<int> draft_runs;     // by StepBatch::drafts
+  std::vector<float> handoffs;     // [drafts, H]
 
   const ModelConfig& shape() const { return model.config; }
 
+  absl::Status CopyBlocks(const StepBatch& step);
   absl::Status BeginStep(const StepBatch& step);
   absl::Status FindRuns();
   void Embed();
@@ -144,6 +86,7 @@ struct Runner::State {
                   StepResult& result);
   void KeepHandoffs(int first, int last, const std::vector<int>& chunk);
   void ProposeDrafts(StepResult& result);
+  std::vector<int> BrokenSegments() const;
 
   void Linear(const float* x, int64_t x_stride, const kernels::WeightView& w, float* y, int rows,
               bool f32_operands = false) {
@@ -174,6 +117,21 @@ struct Runner::State {
   }
 };
 
+// What the step reads and writes from here on are the copies.
+absl::Status Runner::State::CopyBlocks(const StepBatch& step) {
+  for (const BlockCopy& copy : step.copies) {
+    kvcache::BlockStore* store = stores[copy.group];
+    const auto known = [&](int32_t block) { return block >= 0 && block < store->num_blocks(); };
+    if (store == nullptr || !known(copy.from) || !known(copy.to) || copy.from == copy.to) {
+      return absl::InternalError(
+          absl::StrFormat("a step copies block %d to block %d of KV group %d, which can not be",
+                          copy.from, copy.to, static_cast<int>(copy.group)));
+    }
+    store->CopyBlock(copy.from, copy.to);
+  }
+  return absl::OkStatus();
+}
+
 // Where every row stands: its cells, its visible interval, its segment's block table.
 absl::Status Runner::State::BeginStep(const StepBatch& step) {
   const int rows = static_cast<int>(step.ids.size());
@@ -184,6 +142,7 @@ absl::Status Runner::State::BeginStep(const StepBatch& step) {
   }
   live.batch_rows.resize(rows);
   std::iota(live.batch_rows.begin(), live.batch_rows.end(), 0);
+  nonfinite.assign(rows, 0);
   for (const KvGroup group : {kSliding, kFull}) {
     LiveRows::Group& g = live.groups[group];
     g.segments.clear();
@@ -225,7 +184,7 @@ absl::Status Runner::State::BeginStep(const StepBatch& step) {
 absl::Status Runner::State::FindRuns() {
   runs.clear();
   draft_runs.clear();
-  std::vector<int> run_of(batch->segments.size(), -1);  // the run that draws, by segment
+  segment_runs.assign(batch->segments.size(), -1);
   size_t at = 0;
   for (int s = 0; s < static_cast<int>(batch->samples.size()); ++s) {
     const SampleRequest& request = batch->samples[s];
@@ -239,18 +198,19 @@ absl::Status Runner::State::FindRuns() {
     }
     const Segment& segment = batch->segments[at];
     const bool draws = request.params != nullptr;
-    if (draws && segment.num_drafts > 0 && run_of[at] >= 0) {
-      runs[run_of[at]].last = s + 1;
+    if (draws && segment.num_drafts > 0 && segment_runs[at] >= 0) {
+      runs[segment_runs[at]].last = s + 1;
       continue;
     }
-    if (draws) run_of[at] = static_cast<int>(runs.size());
+    if (draws) segment_runs[at] = static_cast<int>(runs.size());
     runs.push_back({.first = s, .last = s + 1});
   }
   for (size_t i = 0; i < batch->segments.size(); ++i) {
     const Segment& segment = batch->segments[i];
     if (segment.num_drafts == 0) continue;
-    const bool verified = segment.num_drafts < segment.num_rows && run_of[i] >= 0 &&
-                          runs[run_of[i]].last - runs[run_of[i]].first == segment.num_drafts + 1;
+    const bool verified =
+        segment.num_drafts < segment.num_rows && segment_runs[i] >= 0 &&
+        runs[segment_runs[i]].last - runs[segment_runs[i]].first == segment.num_drafts + 1;
     if (!verified) {
       return absl::InternalError(absl::StrFormat(
           "a segment of %d rows with a draft of %d has no sample for each row from the one before "
@@ -261,12 +221,12 @@ absl::Status Runner::State::FindRuns() {
   for (const DraftRequest& request : batch->drafts) {
     const bool known =
         request.segment >= 0 && request.segment < static_cast<int>(batch->segments.size());
-    if (!known || run_of[request.segment] < 0 || request.max_tokens < 1) {
+    if (!known || segment_runs[request.segment] < 0 || request.max_tokens < 1) {
       return absl::InternalError(absl::StrFormat(
           "a draft of %d tokens is asked for behind segment %d, which draws nothing",
           request.max_tokens, request.segment));
     }
-    draft_runs.push_back(run_of[request.segment]);
+    draft_runs.push_back(segment_runs[request.segment]);
   }
   handoffs.resize(draft_runs.size() * shape().hidden);
   return absl::OkStatus();
@@ -363,6 +323,8 @@ void Runner::State::Attention(int i) {
   post.eps = shape().rms_eps;
   post.kv = views[i];
   post.cells = g.cells.data();
+  post.nonfinite = nonfinite.data();  // layers that store have all rows of the step
+  post.counts = &encode_counts[group];
   ops.qkv_post(ops.backend, post);
 
   kernels::AttentionArgs args;
@@ -541,6 +503,22 @@ void Runner::State::KeepHandoffs(int first, int last, const std::vector<int>& ch
   }
 }
 
+// The segments with a row that counts and was stored as zeros. Behind a guess that did not hold no
+// row counts.
+std::vector<int> Runner::State::BrokenSegments() const {
+  std::vector<int> broken;
+  for (size_t i = 0; i < batch->segments.size(); ++i) {
+    const Segment& segment = batch->segments[i];
+    const int end = segment.num_drafts > 0 ? batch->samples[runs[segment_runs[i]].drawn].row + 1
+                                           : segment.row_begin + segment.num_rows;
+    const auto begin = nonfinite.begin();
+    if (std::find(begin + segment.row_begin, begin + end, 1) != begin + end) {
+      broken.push_back(static_cast<int>(i));
+    }
+  }
+  return broken;
+}
+
 // Asks the proposer what may follow the tokens that were drawn.
 void Runner::State::ProposeDrafts(StepResult& result) {
   const size_t hidden = shape().hidden;
@@ -592,7 +570,7 @@ void Runner::State::ProposeDrafts(StepResult& result) {
 void Runner::State::Head(const std::vector<int>& rows, StepResult& result) {
   const int hidden = shape().hidden;
   const size_t vocab = shape().vocab;
-  const int step = std::min(config.max_step_rows, kLogitRows);
+  const int step = StepLogitRows(config.max_step_rows);
   size_t sample = 0;
   for (size_t begin = 0; begin < rows.size(); begin += step) {
     const int count = static_cast<int>(std::min<size_t>(step, rows.size() - begin));
@@ -623,8 +601,8 @@ Runner::Runner(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Runner::~Runner() = default;
 
 size_t Runner::ScratchBytes(const ModelConfig& config, const RunnerConfig& runner_config) {
-  Buffers buffers;
-  return LayOutBuffers(config, runner_config.max_step_rows, nullptr, buffers);
+  StepBuffers buffers;
+  return LayOutStepBuffers(config, runner_config.max_step_rows, nullptr, buffers);
 }
 
 absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
@@ -646,8 +624,10 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
     const kernels::KvView view = store->View(desc.kv_index);
     if (!ops.supports({desc.head_dim, view.k_format, view.v_format})) {
       return absl::UnimplementedError(absl::StrFormat(
-          "layer %d has head size %d, for which %s has no attention kernel (built: 256 and 512)", i,
-          desc.head_dim, ops.name));
+          "layer %d has head size %d and KV formats %s/%s, for which %s has no attention kernel "
+          "(built: head sizes 256 and 512)",
+          i, desc.head_dim, kvcache::KvFormatName(view.k_format),
+          kvcache::KvFormatName(view.v_format), ops.name));
     }
     state->views.push_back(view);
   }
@@ -656,7 +636,7 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
       kernels::HugeMemory::Allocate(ScratchBytes(shape, config));
   if (!memory.ok()) return memory.status();
   state->memory = *std::move(memory);
-  LayOutBuffers(shape, config.max_step_rows, state->memory.data(), state->buffers);
+  LayOutStepBuffers(shape, config.max_step_rows, state->memory.data(), state->buffers);
   return std::unique_ptr<Runner>(new Runner(std::move(state)));
 }
 
@@ -667,6 +647,7 @@ absl::Status Runner::Run(const StepBatch& batch, StepResult& result, const StepT
   result = {};
   result.tokens.resize(batch.samples.size());
   result.drafts.resize(batch.drafts.size());
+  if (absl::Status status = s.CopyBlocks(batch); !status.ok()) return status;
   if (absl::Status status = s.BeginStep(batch); !status.ok()) return status;
   if (absl::Status status = s.FindRuns(); !status.ok()) return status;
 
@@ -677,14 +658,19 @@ absl::Status Runner::Run(const StepBatch& batch, StepResult& result, const StepT
   s.Embed();
   for (int i = 0; i < s.shape().num_layers(); ++i) {
     if (i == s.shape().first_shared) s.Compact(sampled);  // nothing above stores K/V
-    if (s.live.size() == 0) return absl::OkStatus();
+    if (s.live.size() == 0) break;
     s.Layer(i);
   }
   s.Head(sampled, result);
+  result.broken_segments = s.BrokenSegments();
   if (s.propose && !batch.drafts.empty()) s.ProposeDrafts(result);
   return absl::OkStatus();
 }
 
 const WorkCounters& Runner::work() const { return state_->work; }
+
+const kernels::KvEncodeCounts& Runner::encode_counts(KvGroup group) const {
+  return state_->encode_counts[group];
+}
 
 }  // namespace tandem::engine

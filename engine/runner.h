@@ -62,6 +62,9 @@ class Runner {
 
   const WorkCounters& work() const;
 
+  // K and V rows of a group that were not stored as they came. May be read on any thread.
+  const kernels::KvEncodeCounts& encode_counts(KvGroup group) const;
+
  private:
   struct State;
   explicit Runner(std::unique_ptr<State> state);

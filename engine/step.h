@@ -74,8 +74,9 @@ struct StepResult {
   std::vector<SampledToken> tokens;  // one per StepBatch::samples; behind a draft that did not hold
                                      // nothing is drawn: id -1, finite
   std::vector<Draft> drafts;         // one per StepBatch::drafts; empty ones without a proposer
-  std::vector<int> broken_segments;  // ascending: some K or V row of it was not finite and is
-                                     // stored as zeros, so that nobody may read it
+  // Ascending: some K or V row of the segment was not finite and is stored as zeros, so nobody may
+  // read it. Rows behind a guess that did not hold are not meant: they are written again.
+  std::vector<int> broken_segments;
   int draft_steps = 0;   // forwards of the drafter
   int64_t draft_us = 0;  // of the step's time, what drafting took
 };

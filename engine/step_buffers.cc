@@ -1,0 +1,52 @@
+#include "engine/step_buffers.h"
+
+#include <algorithm>
+
+namespace tandem::engine {
+
+int StepLogitRows(int max_step_rows) { return std::min(max_step_rows, 64); }
+
+size_t LayOutStepBuffers(const ModelConfig& config, int rows, std::byte* base, StepBuffers& b) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
+  size_t used = 0;
+  const auto take = [&](size_t count) {  // floats or int32s
+    const uintptr_t at = begin + used;
+    used += (count * 4 + 63) / 64 * 64;
+    return at;
+  };
+  const auto floats = [&](size_t per_row) {
+    return reinterpret_cast<float*>(take(per_row * rows));
+  };
+  size_t qkv = 0, attn = 0, mlp = 0;
+  for (const LayerDesc& layer : config.layers) {
+    const size_t heads = layer.num_q_heads + 2 * layer.num_kv_heads;
+    qkv = std::max(qkv, heads * layer.head_dim);
+    attn = std::max<size_t>(attn, size_t(layer.num_q_heads) * layer.head_dim);
+    mlp = std::max<size_t>(mlp, layer.mlp_width);
+  }
+  b.h = floats(config.hidden);
+  b.x = floats(config.hidden);
+  b.y = floats(config.hidden);
+  b.qkv = floats(qkv);
+  b.attn = floats(attn);
+  b.mlp = floats(mlp);
+  for (const KvGroup group : {kSliding, kFull}) {
+    const size_t live = config.InvFreq(group).size();
+    b.cos[group] = floats(live);
+    b.sin[group] = floats(live);
+  }
+  if (config.ple_width > 0) {
+    b.ple = floats(size_t(config.num_layers()) * config.ple_width);
+    b.ple_gate = floats(config.ple_width);
+  }
+  if (config.experts > 0) {
+    b.router = floats(config.experts);
+    b.expert_weights = floats(config.experts_per_token);
+    b.expert_ids = reinterpret_cast<int32_t*>(take(size_t(rows) * config.experts_per_token));
+    b.expert_y = floats(config.hidden);
+  }
+  b.logits = reinterpret_cast<float*>(take(size_t(StepLogitRows(rows)) * config.vocab));
+  return used;
+}
+
+}  // namespace tandem::engine
