@@ -40,7 +40,9 @@ struct Rig {
         store(BlockStore::Create(MakeLayout(c), kBlocks).value()),
         pool(kBlocks) {
     // A pool in use: whatever a block holds before it is handed out is nobody's business.
-    for (int32_t b = 0; b < kBlocks; ++b) std::memset(Bytes(b), 0xa5, store.layout().block_bytes);
+    for (int32_t b = 0; b < kBlocks; ++b) {
+      std::memset(Bytes(b), 0xa0 + b, store.layout().block_bytes);
+    }
   }
 
   static GroupLayout MakeLayout(const Case& c) {
