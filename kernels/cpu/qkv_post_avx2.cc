@@ -1,9 +1,10 @@
 // Storing K and V rows at the avx2 level.
 #include "kernels/cpu/qkv_post_kernels.h"
-#include "kernels/cpu/vec_avx2.h"
+#include "kernels/cpu/vec_int_avx2.h"
 
 namespace tandem::kernels {
 namespace avx2 {
+#include "kernels/cpu/encode_row.inc"
 #include "kernels/cpu/qkv_post.inc"
 }  // namespace avx2
 

@@ -20,11 +20,12 @@ float InverseSqrt(int dim) { return kKvInverseSqrtDim[std::countr_zero(unsigned(
 
 void Hadamard(float* y, int dim) {
   for (int h = 1; h < dim; h *= 2) {
-    for (int j = 0; j < dim; ++j) {
-      if ((j & h) != 0) continue;
-      const float a = y[j], b = y[j + h];
-      y[j] = a + b;
-      y[j + h] = a - b;
+    for (int begin = 0; begin < dim; begin += 2 * h) {
+      for (int j = begin; j < begin + h; ++j) {
+        const float a = y[j], b = y[j + h];
+        y[j] = a + b;
+        y[j + h] = a - b;
+      }
     }
   }
 }
@@ -86,7 +87,7 @@ const KvCodebook& CodebookOf(KvFormat format) {
 }
 
 // Signed magnitude `magnitude` (its number) as code i of a row whose codes are 0.
-void PutCode(KvFormat format, const KvRow& row, int i, int magnitude, bool negative) {
+void PutCode(KvFormat format, KvRow row, int i, int magnitude, bool negative) {
   if (format == KvFormat::kTurbo4) {
     const Place at = Turbo4Magnitude(i), sign = Turbo4Sign(i);
     OrWord(row.codes, at.word,
@@ -104,7 +105,7 @@ void PutCode(KvFormat format, const KvRow& row, int i, int magnitude, bool negat
   }
 }
 
-int GetCode(KvFormat format, const KvRow& row, int i) {
+int GetCode(KvFormat format, KvRow row, int i) {
   const KvCodebook& book = CodebookOf(format);
   if (format == KvFormat::kTurbo4) {
     const Place at = Turbo4Magnitude(i), sign = Turbo4Sign(i);
@@ -122,7 +123,7 @@ int GetCode(KvFormat format, const KvRow& row, int i) {
 }
 
 // Stores y / r with codes of a turbo format; returns the scale.
-float EncodeTurbo(const float* y, float r, KvFormat format, int dim, const KvRow& row) {
+float EncodeTurbo(const float* y, float r, KvFormat format, int dim, KvRow row) {
   const KvCodebook& book = CodebookOf(format);
   const float gain = book.gain / r;
   int sum_squares = 0;
@@ -138,7 +139,7 @@ float EncodeTurbo(const float* y, float r, KvFormat format, int dim, const KvRow
   return r * 128.0f / std::sqrt(static_cast<float>(sum_squares));
 }
 
-float EncodeQ8(const float* y, int dim, const KvRow& row) {
+float EncodeQ8(const float* y, int dim, KvRow row) {
   float max = 0.0f;
   for (int i = 0; i < dim; ++i) max = std::max(max, std::fabs(y[i]));
   const float inverse = 127.0f / max;
@@ -149,7 +150,7 @@ float EncodeQ8(const float* y, int dim, const KvRow& row) {
   return max / 127.0f * 128.0f * InverseSqrt(dim);
 }
 
-KvRowStatus EncodeScaled(const float* x, KvFormat format, int dim, const KvRow& row) {
+KvRowStatus EncodeScaled(const float* x, KvFormat format, int dim, KvRow row) {
   std::array<float, kMaxKvRowDim> y;
   RotateReference(x, dim, y.data());
   const float sum = SumSquares(y.data(), dim);
@@ -183,7 +184,7 @@ void UnrotateReference(const float* y, int dim, float* x) {
   for (int i = 0; i < dim; ++i) x[i] = Sign(i) * (x[i] * InverseSqrt(dim));
 }
 
-KvRowStatus EncodeRowReference(const float* x, KvFormat format, int dim, const KvRow& row) {
+KvRowStatus EncodeRowReference(const float* x, KvFormat format, int dim, KvRow row) {
   switch (format) {
     case KvFormat::kF32:
       std::memcpy(row.codes, x, static_cast<size_t>(dim) * sizeof(float));
@@ -205,14 +206,14 @@ KvRowStatus EncodeRowReference(const float* x, KvFormat format, int dim, const K
   }
 }
 
-void DecodeCodesReference(KvFormat format, int dim, const KvRow& row, int* codes) {
+void DecodeCodesReference(KvFormat format, int dim, KvRow row, int* codes) {
   for (int i = 0; i < dim; ++i) {
     codes[i] =
         format == KvFormat::kQ8 ? std::bit_cast<int8_t>(row.codes[i]) : GetCode(format, row, i);
   }
 }
 
-void DecodeRowReference(KvFormat format, int dim, const KvRow& row, float* values) {
+void DecodeRowReference(KvFormat format, int dim, KvRow row, float* values) {
   switch (format) {
     case KvFormat::kF32:
       std::memcpy(values, row.codes, static_cast<size_t>(dim) * sizeof(float));

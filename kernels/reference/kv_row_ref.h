@@ -17,12 +17,12 @@ void RotateReference(const float* x, int dim, float* y);
 void UnrotateReference(const float* y, int dim, float* x);
 
 // Stores x [dim]. Formats without a scale store what is not finite as it is.
-KvRowStatus EncodeRowReference(const float* x, KvFormat format, int dim, const KvRow& row);
+KvRowStatus EncodeRowReference(const float* x, KvFormat format, int dim, KvRow row);
 
 // Integers behind the codes: V of turbo formats, n of kQ8; only formats with a scale.
-void DecodeCodesReference(KvFormat format, int dim, const KvRow& row, int* codes);
+void DecodeCodesReference(KvFormat format, int dim, KvRow row, int* codes);
 
 // Values in the row's own space, exact: rotated ones, scale * code / 128, of formats with a scale.
-void DecodeRowReference(KvFormat format, int dim, const KvRow& row, float* values);
+void DecodeRowReference(KvFormat format, int dim, KvRow row, float* values);
 
 }  // namespace tandem::kernels

@@ -3,15 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <bit>
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/qkv_post_kernels.h"
 #include "kernels/reference/qkv_post_ref.h"
+#include "tests/kernels/kv_rows.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/test_backend.h"
 
@@ -37,7 +37,7 @@ struct QkvCase {
     for (int t = 0; t < rows; ++t) cells.push_back((t * 37 + 5) % (rows * 40));
   }
 
-  QkvPostArgs Args(std::vector<float>& values, const PagedKv& kv) const {
+  QkvPostArgs Args(std::vector<float>& values, const KvView& view) const {
     return {.qkv = values.data(),
             .stride = stride,
             .rows = rows,
@@ -51,7 +51,7 @@ struct QkvCase {
             .sin = sin.data(),
             .live = live,
             .eps = 1e-6f,
-            .kv = kv.view(),
+            .kv = view,
             .cells = cells.data()};
   }
   int blocks() const { return (rows * 40 >> shape.log2_block_tokens) + 1; }
@@ -77,6 +77,32 @@ struct QkvCase {
   int live, stride;
   std::vector<float> qkv, q_norm, k_norm, cos, sin;
   std::vector<int32_t> cells;
+};
+
+// A pool for any pair of formats, its head-blocks as types.h lays them out; every byte 0xff (NaN
+// scales) until written.
+struct FormatPool {
+  FormatPool(const KvShape& shape, int blocks) {
+    const size_t tokens = size_t{1} << shape.log2_block_tokens;
+    view.v_offset = tokens * KvRowBytes(shape.k_format, shape.head_dim);
+    size_t end = view.v_offset + tokens * KvRowBytes(shape.v_format, shape.head_dim);
+    for (const bool keys : {true, false}) {
+      if (!KvHasScale(keys ? shape.k_format : shape.v_format)) continue;
+      (keys ? view.k_scale_offset : view.v_scale_offset) = end;
+      end += 2 * tokens;
+    }
+    view.head_stride = (end + 127) / 128 * 128;
+    view.block_stride = view.head_stride * shape.num_kv_heads + 256;  // other layers' bytes
+    view.log2_block_tokens = shape.log2_block_tokens;
+    view.k_format = shape.k_format;
+    view.v_format = shape.v_format;
+    bytes.assign(view.block_stride * blocks, std::byte{0xff});
+    view.base = bytes.data();
+  }
+  FormatPool(const FormatPool&) = delete;
+
+  KvView view;
+  std::vector<std::byte> bytes;
 };
 
 class QkvPostTest : public testing::TestWithParam<CpuIsa> {
@@ -138,8 +164,8 @@ TEST_P(QkvPostTest, EqualsTheReferenceForEveryHeadSizeFormatAndSourceOfV) {
           const QkvCase test(shape, rows, 3, has_v, live);
           PagedKv kv(shape, test.blocks()), want_kv(shape, test.blocks());
           std::vector<float> qkv = test.qkv, want = test.qkv;
-          ops_.qkv_post(ops_.backend, test.Args(qkv, kv));
-          QkvPostReference(test.Args(want, want_kv));
+          ops_.qkv_post(ops_.backend, test.Args(qkv, kv.view()));
+          QkvPostReference(test.Args(want, want_kv.view()));
           EXPECT_LE(RelativeError(qkv, want), kFloatTolerance);
           EXPECT_LE(RelativeError(test.Stored(kv, true), test.Stored(want_kv, true)),
                     kFloatTolerance);
@@ -156,7 +182,7 @@ TEST_P(QkvPostTest, Bf16RowsAreTheF32RowsRoundedToNearestEven) {
   QkvCase test(shape, 5, 2, true, 128);
   PagedKv exact(shape, test.blocks());
   std::vector<float> qkv = test.qkv;
-  ops_.qkv_post(ops_.backend, test.Args(qkv, exact));
+  ops_.qkv_post(ops_.backend, test.Args(qkv, exact.view()));
   const std::vector<float> k = test.Stored(exact, true), v = test.Stored(exact, false);
 
   for (const bool keys : {true, false}) {
@@ -164,33 +190,11 @@ TEST_P(QkvPostTest, Bf16RowsAreTheF32RowsRoundedToNearestEven) {
     test.shape.v_format = keys ? KvFormat::kF32 : KvFormat::kBf16;
     PagedKv rounded(test.shape, test.blocks());
     qkv = test.qkv;
-    ops_.qkv_post(ops_.backend, test.Args(qkv, rounded));
+    ops_.qkv_post(ops_.backend, test.Args(qkv, rounded.view()));
     std::vector<float> want_k = k, want_v = v;
     for (float& x : keys ? want_k : want_v) x = ToFloat(ToBf16(x));
     EXPECT_EQ(test.Stored(rounded, true), want_k);
     EXPECT_EQ(test.Stored(rounded, false), want_v);
-  }
-}
-
-TEST(EncodeTest, EveryVectorLevelRoundsToBf16AsToBf16Does) {
-  // Given both sides of every kind of tie, numbers at the ends, and NaN whose payload is all low.
-  std::vector<float> x;
-  for (const uint32_t high :
-       {0x3f80u, 0x3f81u, 0xbf80u, 0xbf81u, 0x0000u, 0x8001u, 0x7f7fu, 0x7f80u, 0xff80u, 0x7fc0u}) {
-    for (const uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
-      x.push_back(std::bit_cast<float>(high << 16 | low));
-    }
-  }
-  x.resize(64, 1.0f);
-  std::vector<uint16_t> want;
-  for (const float value : x) want.push_back(ToBf16(value).bits);
-  for (const CpuIsa isa : VectorLevels()) {
-    const QkvPostKernels& kernels =
-        isa == CpuIsa::kAvx2 ? kQkvPostKernelsAvx2 : kQkvPostKernelsAvx512;
-    std::vector<uint16_t> got(64);
-    kernels.encode(x.data(), KvFormat::kBf16, 64,
-                   {.codes = reinterpret_cast<std::byte*>(got.data())});
-    EXPECT_EQ(got, want) << CpuIsaName(isa);
   }
 }
 
@@ -199,9 +203,120 @@ TEST_P(QkvPostTest, ANaNStaysANaNInBf16) {
   QkvCase test(shape, 1, 1, true, 128);
   test.qkv[256 + 9] = std::numeric_limits<float>::quiet_NaN();  // k
   PagedKv kv(shape, test.blocks());
-  ops_.qkv_post(ops_.backend, test.Args(test.qkv, kv));
+  ops_.qkv_post(ops_.backend, test.Args(test.qkv, kv.view()));
   for (const float x : test.Stored(kv, true)) EXPECT_TRUE(std::isnan(x));
   for (const float x : test.Stored(kv, false)) EXPECT_TRUE(std::isfinite(x));
+}
+
+// The pool that rows stored in f32 become in the formats of `shape`.
+void StoreAgain(const QkvCase& test, const KvShape& shape, const FormatPool& exact,
+                FormatPool& want) {
+  for (const int32_t cell : test.cells) {
+    const int block = cell >> shape.log2_block_tokens;
+    const int at = cell & ((1 << shape.log2_block_tokens) - 1);
+    const int dim = shape.head_dim;
+    for (int h = 0; h < shape.num_kv_heads; ++h) {
+      std::vector<float> row(dim);
+      DecodeRowReference(KvFormat::kF32, dim, KRowAt(exact.view, block, h, at, dim), row.data());
+      EncodeRowReference(row.data(), shape.k_format, dim, KRowAt(want.view, block, h, at, dim));
+      DecodeRowReference(KvFormat::kF32, dim, VRowAt(exact.view, block, h, at, dim), row.data());
+      EncodeRowReference(row.data(), shape.v_format, dim, VRowAt(want.view, block, h, at, dim));
+    }
+  }
+}
+
+TEST_P(QkvPostTest, EveryPairOfFormatsStoresTheReferencesBytesInTheRowsOwnCells) {
+  int variant = 0;
+  for (const int head_dim : {256, 512}) {
+    for (const KvFormat k_format : kAllFormats) {
+      for (const KvFormat v_format : kAllFormats) {
+        SCOPED_TRACE(NameOf(k_format) + "/" + NameOf(v_format) + " " + std::to_string(head_dim));
+        // Given rows as this level stores them in f32.
+        ++variant;
+        KvShape shape = {.head_dim = head_dim,
+                         .num_kv_heads = 1 + variant % 2,
+                         .log2_block_tokens = 4 + variant % 3,
+                         .k_format = KvFormat::kF32,
+                         .v_format = KvFormat::kF32};
+        const QkvCase test(shape, 3, 1, variant % 5 != 0, 64);
+        FormatPool exact(shape, test.blocks());
+        std::vector<float> qkv = test.qkv;
+        QkvPostArgs args = test.Args(qkv, exact.view);
+        ops_.qkv_post(ops_.backend, args);
+        // When they are stored in a pair of formats.
+        shape.k_format = k_format;
+        shape.v_format = v_format;
+        FormatPool got(shape, test.blocks()), want(shape, test.blocks());
+        KvEncodeCounts counts;
+        std::vector<uint8_t> nonfinite(test.rows);
+        qkv = test.qkv;
+        args.kv = got.view;
+        args.counts = &counts;
+        args.nonfinite = nonfinite.data();
+        ops_.qkv_post(ops_.backend, args);
+        // Then the pool is the one that the reference fills with those rows, to the last byte.
+        StoreAgain(test, shape, exact, want);
+        EXPECT_EQ(got.bytes, want.bytes);
+        EXPECT_EQ(nonfinite, std::vector<uint8_t>(test.rows));
+        for (const int side : {0, 1}) {
+          EXPECT_EQ(counts.nonfinite[side] + counts.zero[side] + counts.clamped[side], 0u);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QkvPostTest, ARowThatIsNotFiniteIsStoredAsZerosCountedAndMarked) {
+  const KvShape shape = {
+      .num_kv_heads = 2, .k_format = KvFormat::kTurbo4, .v_format = KvFormat::kQ8};
+  const QkvCase test(shape, 5, 1, true, 128);
+  const auto run = [&](std::vector<float> qkv, FormatPool& pool, KvEncodeCounts& counts) {
+    std::vector<uint8_t> nonfinite(test.rows);
+    QkvPostArgs args = test.Args(qkv, pool.view);
+    args.counts = &counts;
+    args.nonfinite = nonfinite.data();
+    ops_.qkv_post(ops_.backend, args);
+    return nonfinite;
+  };
+  FormatPool clean(shape, test.blocks()), got(shape, test.blocks());
+  KvEncodeCounts clean_counts, counts;
+  run(test.qkv, clean, clean_counts);
+  // Given a NaN in token 1's second K head, and an infinity in token 3's first V head.
+  std::vector<float> qkv = test.qkv;
+  qkv[1 * test.stride + 2 * 256 + 77] = std::numeric_limits<float>::quiet_NaN();
+  qkv[3 * test.stride + 3 * 256] = std::numeric_limits<float>::infinity();
+  // When the tokens are stored, then these two rows are zeros and nothing else is different.
+  EXPECT_EQ(run(qkv, got, counts), (std::vector<uint8_t>{0, 1, 0, 1, 0}));
+  EXPECT_EQ(counts.nonfinite[0], 1u);
+  EXPECT_EQ(counts.nonfinite[1], 1u);
+  EXPECT_EQ(counts.zero[0] + counts.zero[1] + counts.clamped[0] + counts.clamped[1], 0u);
+  const int32_t k_cell = test.cells[1], v_cell = test.cells[3];
+  const KvRow k = KRowAt(clean.view, k_cell >> 5, 1, k_cell & 31, 256);
+  const KvRow v = VRowAt(clean.view, v_cell >> 5, 0, v_cell & 31, 256);
+  std::fill_n(k.codes, 128, std::byte{0});
+  std::fill_n(v.codes, 256, std::byte{0});
+  *k.scale = *v.scale = {};
+  EXPECT_EQ(got.bytes, clean.bytes);
+}
+
+TEST_P(QkvPostTest, ZeroAndClampedRowsAreCountedBySide) {
+  const KvShape shape = {.k_format = KvFormat::kTurbo2, .v_format = KvFormat::kTurbo3};
+  QkvCase test(shape, 3, 1, true, 0);
+  // Given K norms made huge by their weight, a token whose V is zero, and one whose K is too.
+  std::fill(test.k_norm.begin(), test.k_norm.end(), 1e8f);
+  std::fill_n(&test.qkv[1 * test.stride + 2 * 256], 256, 0.0f);
+  std::fill_n(&test.qkv[2 * test.stride + 256], 512, 0.0f);
+  FormatPool pool(shape, test.blocks());
+  KvEncodeCounts counts;
+  std::vector<float> qkv = test.qkv;
+  QkvPostArgs args = test.Args(qkv, pool.view);
+  args.counts = &counts;
+  ops_.qkv_post(ops_.backend, args);
+  EXPECT_EQ(counts.clamped[0], 2u);
+  EXPECT_EQ(counts.zero[0], 1u);
+  EXPECT_EQ(counts.clamped[1], 0u);
+  EXPECT_EQ(counts.zero[1], 2u);
+  EXPECT_EQ(counts.nonfinite[0] + counts.nonfinite[1], 0u);
 }
 
 TEST_P(QkvPostTest, OnlyTheRowsOwnCellsAreWritten) {
@@ -209,7 +324,7 @@ TEST_P(QkvPostTest, OnlyTheRowsOwnCellsAreWritten) {
   const QkvCase test(shape, 3, 1, true, 128);
   PagedKv kv(shape, test.blocks());
   std::vector<float> qkv = test.qkv;
-  ops_.qkv_post(ops_.backend, test.Args(qkv, kv));
+  ops_.qkv_post(ops_.backend, test.Args(qkv, kv.view()));
   // When the written rows are poisoned again, then the pool is as it was.
   for (const int32_t cell : test.cells) {
     for (int h = 0; h < 2; ++h) {
@@ -231,32 +346,34 @@ TEST_P(QkvPostTest, ALayerThatSharesKvStoresNothing) {
   const QkvCase test(shape, 4, 2, true, 64);
   std::vector<float> qkv = test.qkv, want = test.qkv;
   PagedKv kv(shape, 1);
-  QkvPostArgs args = test.Args(qkv, kv);
+  QkvPostArgs args = test.Args(qkv, kv.view());
   args.kv = {};
   args.cells = nullptr;
   ops_.qkv_post(ops_.backend, args);
-  QkvPostReference(test.Args(want, kv));
+  QkvPostReference(test.Args(want, kv.view()));
   EXPECT_LE(RelativeError(qkv, want), kFloatTolerance);
 }
 
 TEST_P(QkvPostTest, BitsOfARowDependOnTheRowAlone) {
-  const KvShape shape = {.num_kv_heads = 2};
-  const QkvCase test(shape, 50, 4, true, 128);
-  PagedKv together(shape, test.blocks()), alone(shape, test.blocks());
-  std::vector<float> all = test.qkv, single = test.qkv;
-  ops_.qkv_post(ops_.backend, test.Args(all, together));
-  for (int t = 0; t < test.rows; ++t) {
-    QkvPostArgs args = test.Args(single, alone);
-    args.qkv += t * test.stride;
-    args.cos += t * test.live;
-    args.sin += t * test.live;
-    args.cells += t;
-    args.rows = 1;
-    ops_.qkv_post(ops_.backend, args);
+  for (const KvFormat format : kAllFormats) {
+    SCOPED_TRACE(NameOf(format));
+    const KvShape shape = {.num_kv_heads = 2, .k_format = format, .v_format = format};
+    const QkvCase test(shape, 50, 4, true, 128);
+    FormatPool together(shape, test.blocks()), alone(shape, test.blocks());
+    std::vector<float> all = test.qkv, single = test.qkv;
+    ops_.qkv_post(ops_.backend, test.Args(all, together.view));
+    for (int t = 0; t < test.rows; ++t) {
+      QkvPostArgs args = test.Args(single, alone.view);
+      args.qkv += t * test.stride;
+      args.cos += t * test.live;
+      args.sin += t * test.live;
+      args.cells += t;
+      args.rows = 1;
+      ops_.qkv_post(ops_.backend, args);
+    }
+    EXPECT_EQ(std::memcmp(all.data(), single.data(), all.size() * sizeof(float)), 0);
+    EXPECT_EQ(together.bytes, alone.bytes);
   }
-  EXPECT_EQ(std::memcmp(all.data(), single.data(), all.size() * sizeof(float)), 0);
-  EXPECT_EQ(test.Stored(together, true), test.Stored(alone, true));
-  EXPECT_EQ(test.Stored(together, false), test.Stored(alone, false));
 }
 
 }  // namespace
