@@ -5,9 +5,8 @@
 //
 // In        allocations and releases, from block tables; keys of full blocks.
 // Out       block ids; free, used and evicted counts for planning and metrics.
-// Not here  the bytes of a block (block_store.h); what a key says (block_key.h); which blocks make
-// a
-//           prefix (prefix.h); whom to preempt (scheduler/plan_step.h).
+// Not here  the bytes of a block (block_store.h); what a key says (block_key.h); which blocks are
+//           a prefix (prefix.h); whom to preempt (scheduler/plan_step.h).
 // Threads   scheduler thread only.
 #pragma once
 

@@ -31,7 +31,6 @@ void Truncate(BlockTable& table, BlockPool& pool, int block_tokens, int tokens) 
 }
 
 void Free(BlockTable& table, BlockPool& pool) {
-  // Backwards, so that the next sequence gets them in the same order.
   for (int i = static_cast<int>(table.blocks.size()) - 1; i >= table.first_held; --i) {
     pool.Release(table.blocks[i]);
   }

@@ -3,8 +3,9 @@
 // Entry i holds positions i*block_tokens .. (i+1)*block_tokens - 1. Entries keep their index for
 // the life of the sequence (no ring); one that no row can see any more is released and becomes -1.
 //
-// Not here  which positions are visible (scheduler/ knows the window), the free list
-// (block_pool.h). Threads   scheduler thread only.
+// Not here  which positions are visible (scheduler/ knows the window), who else holds a block
+//           (block_pool.h).
+// Threads   scheduler thread only.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ constexpr int BlocksFor(int64_t tokens, int block_tokens) {
 }
 
 // Makes the table cover positions below `tokens`. All or nothing: false, and no change, when the
-// pool has too few free blocks.
+// pool has too few blocks that nobody holds.
 bool Grow(BlockTable& table, BlockPool& pool, int block_tokens, int tokens);
 
 // Releases every block whose last position is below `first_visible`.
@@ -38,7 +39,8 @@ int ReleaseBelow(BlockTable& table, BlockPool& pool, int block_tokens, int first
 // further. What was released below stays so.
 void Truncate(BlockTable& table, BlockPool& pool, int block_tokens, int tokens);
 
-// Releases everything; the table is empty afterwards.
+// Releases everything, the last block first: of cached blocks the tail of a sequence is evicted
+// before what it stands on. The table is empty afterwards.
 void Free(BlockTable& table, BlockPool& pool);
 
 }  // namespace tandem::kvcache

@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kvcache/block_pool.h"
@@ -146,8 +148,10 @@ class Fuzz {
         Step();
       } else if (what < 85) {
         End();
-      } else if (what < 92) {
+      } else if (what < 89) {
         Preempt();
+      } else if (what < 92) {
+        Adopt();
       } else if (what < 99) {
         Fork();
       } else {
@@ -374,6 +378,17 @@ class Fuzz {
     Sequence& s = sequences_[Pick(static_cast<int>(sequences_.size()))];
     FreeBoth(s);
     Admit(s);
+  }
+
+  // Goes on from what others have published meanwhile, when that is further.
+  void Adopt() {
+    if (sequences_.empty()) return;
+    Sequence& s = sequences_[Pick(static_cast<int>(sequences_.size()))];
+    Sequence adopted;
+    adopted.known = s.known;
+    Admit(adopted);
+    if (adopted.kv > s.kv) std::swap(adopted, s);
+    FreeBoth(adopted);
   }
 
   // Full blocks are shared, the block that rows still go to is copied.
