@@ -127,32 +127,87 @@ TEST(KvRowDecodeTest, CodesAndErrorsEqualThePublishedVectors) {
   }
 }
 
+const KvCodebook& CodebookOf(KvFormat format) {
+  return format == KvFormat::kTurbo4   ? kTurbo4Codebook
+         : format == KvFormat::kTurbo3 ? kTurbo3Codebook
+                                       : kTurbo2Codebook;
+}
+
+// `background` with its rotated coordinate i replaced: `u` in units of norm / gain.
+std::vector<float> RowWithCoordinate(const std::vector<float>& background, int i, double u,
+                                     const KvCodebook& book) {
+  const double dim = static_cast<double>(background.size()), level = u / double{book.gain};
+  const double rest = Dot(background, background) - double{background[i]} * background[i];
+  std::vector<float> x = background;
+  x[i] = static_cast<float>(level * std::sqrt(rest / (dim - level * level)));
+  UnrotateReference(x.data(), static_cast<int>(x.size()), x.data());
+  return x;
+}
+
 TEST_P(KvRowTest, EveryLevelOfEveryDimensionIsPackedAndUnpacked) {
   for (const KvFormat format : kTurboFormats) {
-    const KvCodebook& book = format == KvFormat::kTurbo4   ? kTurbo4Codebook
-                             : format == KvFormat::kTurbo3 ? kTurbo3Codebook
-                                                           : kTurbo2Codebook;
+    const KvCodebook& book = CodebookOf(format);
     for (const int dim : kScaledDims) {
       SCOPED_TRACE(testing::Message() << NameOf(format) << " dim " << dim);
       const std::vector<float> background = RandomFloats(dim, dim);
       for (int i = 0; i < dim; ++i) {
-        double rest = Dot(background, background) - double{background[i]} * background[i];
         for (int level = 0; level < 2 * book.num_magnitudes; ++level) {
-          // Given a row whose rotated coordinate i is +-V, in units of gain / norm.
           const int code = book.magnitudes[level / 2] * (level % 2 == 0 ? 1 : -1);
-          const double u = code / double{book.gain};
-          std::vector<float> x = background;
-          x[i] = static_cast<float>(u * std::sqrt(rest / (dim - u * u)));
-          UnrotateReference(x.data(), dim, x.data());
-          // When it is stored.
+          const std::vector<float> x = RowWithCoordinate(background, i, code, book);
           StoredRow stored(format, dim), want(format, dim);
           stored.Encode(encode_, x);
-          // Then code i is V, and the others are the reference's.
           ASSERT_EQ(stored.Codes()[i], code) << "dimension " << i;
           want.Encode(EncodeRowReference, x);
           ASSERT_TRUE(stored == want) << "dimension " << i << " level " << level;
         }
       }
+    }
+  }
+}
+
+TEST_P(KvRowTest, CoordinatesAtAThresholdFallOnTheReferencesSide) {
+  for (const KvFormat format : kTurboFormats) {
+    const KvCodebook& book = CodebookOf(format);
+    for (int k = 0; k + 1 < book.num_magnitudes; ++k) {
+      bool below = false, above = false;
+      for (int seed = 0; seed < 40; ++seed) {
+        const std::vector<float> background = RandomFloats(256, seed);
+        for (int step = -8; step <= 8; ++step) {
+          // Given a coordinate within a few roundings of the threshold.
+          const double u = book.thresholds[k] * (1.0 + std::ldexp(step, -24));
+          const std::vector<float> x = RowWithCoordinate(background, seed, u, book);
+          StoredRow stored(format, 256), want(format, 256);
+          stored.Encode(encode_, x);
+          want.Encode(EncodeRowReference, x);
+          ASSERT_TRUE(stored == want) << NameOf(format) << " " << k << " seed " << seed;
+          const int code = stored.Codes()[seed];
+          ASSERT_TRUE(code == book.magnitudes[k] || code == book.magnitudes[k + 1]) << code;
+          (code == book.magnitudes[k] ? below : above) = true;
+        }
+      }
+      EXPECT_TRUE(below && above);
+    }
+  }
+}
+
+TEST_P(KvRowTest, ARotatedCoordinateOfMinusZeroIsPositive) {
+  for (const KvFormat format : kTurboFormats) {
+    for (const int dim : kScaledDims) {
+      // Given -0 throughout the first half once signs are flipped, so that its sum is -0, and a
+      // second half whose sum is 0: their difference is -0.
+      std::vector<float> x(dim);
+      const auto sign = [](int i) {
+        return (kKvSignWords[i / 64] >> (i % 64) & 1) != 0 ? -1.0f : 1.0f;
+      };
+      for (int i = 0; i < dim / 2; ++i) x[i] = -0.0f * sign(i);
+      x[dim - 2] = sign(dim - 2);
+      x[dim - 1] = -sign(dim - 1);
+      std::vector<float> y(dim);
+      RotateReference(x.data(), dim, y.data());
+      ASSERT_TRUE(y[dim / 2] == 0.0f && std::signbit(y[dim / 2]));
+      StoredRow stored(format, dim);
+      stored.Encode(encode_, x);
+      EXPECT_EQ(stored.Codes()[dim / 2], CodebookOf(format).magnitudes[0]);
     }
   }
 }
