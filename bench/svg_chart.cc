@@ -72,22 +72,114 @@ double TickStep(double most) {
 }
 
 struct Axis {
-  double step = 1.0;
+  double begin = 0.0;
   double end = 1.0;
+  std::vector<double> marks = {0.0, 1.0};
+  bool log = false;
+
+  // 0 at the beginning, 1 at the end.
+  double At(double value) const {
+    if (log) return std::log10(value / begin) / std::log10(end / begin);
+    return (value - begin) / (end - begin);
+  }
 };
 
 Axis AxisTo(double most) {
   if (!(most > 0) || !std::isfinite(most)) return {};
   const double step = TickStep(most);
-  return {.step = step, .end = std::ceil(most / step - 1e-9) * step};
+  Axis axis = {.end = std::ceil(most / step - 1e-9) * step, .marks = {}};
+  for (double mark = 0; mark <= axis.end * (1 + 1e-9); mark += step) axis.marks.push_back(mark);
+  return axis;
 }
 
-double Most(const Chart& chart, double Point::*value) {
+// Over whole powers of ten.
+Axis LogAxis(double least, double most) {
+  if (!(least > 0) || !std::isfinite(most)) return {.begin = 0.1, .marks = {0.1, 1.0}, .log = true};
+  const double first = std::floor(std::log10(least) + 1e-9);
+  const double last = std::max(std::ceil(std::log10(most) - 1e-9), first + 1);
+  Axis axis = {
+      .begin = std::pow(10.0, first), .end = std::pow(10.0, last), .marks = {}, .log = true};
+  for (double power = first; power <= last; ++power) axis.marks.push_back(std::pow(10.0, power));
+  return axis;
+}
+
+std::vector<Point> DrawnPoints(const Chart& chart, const Series& series) {
+  std::vector<Point> points = series.points;
+  if (chart.log_y) std::erase_if(points, [](const Point& point) { return !(point.y > 0); });
+  return points;
+}
+
+// The largest and the smallest of what is drawn; 0 when nothing is.
+struct Extent {
+  double least = 0.0;
   double most = 0.0;
+};
+
+Extent ExtentOf(const Chart& chart, double Point::*value) {
+  Extent extent;
+  bool first = true;
   for (const Series& series : chart.series) {
-    for (const Point& point : series.points) most = std::max(most, point.*value);
+    for (const Point& point : DrawnPoints(chart, series)) {
+      extent.least = first ? point.*value : std::min(extent.least, point.*value);
+      extent.most = std::max(extent.most, point.*value);
+      first = false;
+    }
   }
-  return most;
+  return extent;
+}
+
+struct Box {
+  double x0 = 0.0, y0 = 0.0, x1 = 0.0, y1 = 0.0;
+
+  bool Touches(const Box& other) const {
+    return x0 < other.x1 && other.x0 < x1 && y0 < other.y1 && other.y0 < y1;
+  }
+};
+
+// Marks with their names beside them, where there is room: right, left, above or below.
+//   at     where the points are
+//   frame  what names stay inside of
+std::string NamedPoints(const Chart& chart, const std::vector<std::vector<Point>>& at,
+                        const Box& frame) {
+  constexpr double kRadius = 5;
+  constexpr double kCharWidth = 7.4;
+  constexpr double kHeight = 15;
+  std::string svg;
+  std::vector<Box> taken;
+  for (const std::vector<Point>& points : at) {
+    for (const Point& p : points) {
+      taken.push_back({p.x - kRadius, p.y - kRadius, p.x + kRadius, p.y + kRadius});
+    }
+  }
+  for (size_t i = 0; i < at.size(); ++i) {
+    const std::string& name = chart.series[i].name;
+    const double width = kCharWidth * static_cast<double>(name.size());
+    for (const Point& p : at[i]) {
+      const double beside = kRadius + 4, apart = kRadius + 3;
+      const double middle =
+          std::clamp(p.x, frame.x0 + width / 2, std::max(frame.x0, frame.x1 - width) + width / 2);
+      const std::array<Box, 4> places = {
+          Box{p.x + beside, p.y - kHeight / 2, p.x + beside + width, p.y + kHeight / 2},
+          Box{p.x - beside - width, p.y - kHeight / 2, p.x - beside, p.y + kHeight / 2},
+          Box{middle - width / 2, p.y - apart - kHeight, middle + width / 2, p.y - apart},
+          Box{middle - width / 2, p.y + apart, middle + width / 2, p.y + apart + kHeight}};
+      const auto fits = [&](const Box& place) {
+        if (place.x0 < frame.x0 || place.x1 > frame.x1 || place.y0 < frame.y0 ||
+            place.y1 > frame.y1) {
+          return false;
+        }
+        return std::none_of(taken.begin(), taken.end(),
+                            [&](const Box& other) { return place.Touches(other); });
+      };
+      const auto found = std::find_if(places.begin(), places.end(), fits);
+      const Box& place = found == places.end() ? places[0] : *found;
+      taken.push_back(place);
+      svg += absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.0f\" fill=\"%s\"/>\n", p.x, p.y,
+                             kRadius, kColors[i % kColors.size()]);
+      svg += Text((place.x0 + place.x1) / 2, place.y1 - 3, "middle", 13, name);
+    }
+  }
+  return svg;
 }
 
 // One chart in the rectangle from (left, top).
@@ -97,15 +189,16 @@ std::string Panel(const Chart& chart, double left, double top, double width) {
   const double y0 = top + kPanelHeight - kPlotBottom;  // the x axis
   const double y1 = top + kPlotTop;
   std::string svg = Text(left + width / 2, top + 20, "middle", 15, chart.title);
-  const Axis x_axis = AxisTo(Most(chart, &Point::x));
-  const Axis y_axis = AxisTo(Most(chart, &Point::y));
-  const auto at_x = [&](double x) { return x0 + (x1 - x0) * x / x_axis.end; };
-  const auto at_y = [&](double y) { return y0 - (y0 - y1) * y / y_axis.end; };
-  for (double x = 0; x <= x_axis.end * (1 + 1e-9); x += x_axis.step) {
+  const Extent y_extent = ExtentOf(chart, &Point::y);
+  const Axis x_axis = AxisTo(ExtentOf(chart, &Point::x).most);
+  const Axis y_axis = chart.log_y ? LogAxis(y_extent.least, y_extent.most) : AxisTo(y_extent.most);
+  const auto at_x = [&](double x) { return x0 + (x1 - x0) * x_axis.At(x); };
+  const auto at_y = [&](double y) { return y0 - (y0 - y1) * y_axis.At(y); };
+  for (const double x : x_axis.marks) {
     svg += Line(at_x(x), y0, at_x(x), y1, "#e4e4e4");
     svg += Text(at_x(x), y0 + 16, "middle", 12, absl::StrFormat("%.6g", x));
   }
-  for (double y = 0; y <= y_axis.end * (1 + 1e-9); y += y_axis.step) {
+  for (const double y : y_axis.marks) {
     svg += Line(x0, at_y(y), x1, at_y(y), "#e4e4e4");
     svg += Text(x0 - 6, at_y(y) + 4, "end", 12, absl::StrFormat("%.6g", y));
   }
@@ -116,22 +209,26 @@ std::string Panel(const Chart& chart, double left, double top, double width) {
   const double label_y = (y0 + y1) / 2;
   svg += Text(label_x, label_y, "middle", 13, chart.y_label,
               absl::StrFormat(" transform=\"rotate(-90 %.1f %.1f)\"", label_x, label_y).c_str());
-  bool empty = true;
-  for (size_t i = 0; i < chart.series.size(); ++i) {
-    const Series& series = chart.series[i];
-    if (series.points.empty()) continue;
-    empty = false;
+  std::vector<std::vector<Point>> at;  // by series, where its points are
+  for (const Series& series : chart.series) {
+    std::vector<Point>& points = at.emplace_back(DrawnPoints(chart, series));
+    for (Point& point : points) point = {.x = at_x(point.x), .y = at_y(point.y)};
+  }
+  const bool empty = std::all_of(at.begin(), at.end(),
+                                 [](const std::vector<Point>& points) { return points.empty(); });
+  if (empty) svg += Text((x0 + x1) / 2, label_y, "middle", 13, "nothing was measured");
+  if (chart.named_points) return svg + NamedPoints(chart, at, {x0, y1, x1, y0});
+  for (size_t i = 0; i < at.size(); ++i) {
+    if (at[i].empty()) continue;
     svg += absl::StrFormat(
         "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-linejoin=\"round\" "
         "points=\"",
         kColors[i % kColors.size()]);
-    for (size_t p = 0; p < series.points.size(); ++p) {
-      svg += absl::StrFormat("%s%.2f,%.2f", p > 0 ? " " : "", at_x(series.points[p].x),
-                             at_y(series.points[p].y));
+    for (size_t p = 0; p < at[i].size(); ++p) {
+      svg += absl::StrFormat("%s%.2f,%.2f", p > 0 ? " " : "", at[i][p].x, at[i][p].y);
     }
     svg += "\"/>\n";
   }
-  if (empty) svg += Text((x0 + x1) / 2, label_y, "middle", 13, "nothing was measured");
   return svg;
 }
 
@@ -175,7 +272,9 @@ std::string RenderSvg(const std::string& title, const std::vector<std::string>& 
     body += Text(kMargin, top, "start", 12, shown, " fill=\"#555555\"");
   }
   top += kLineHeight + 8;
-  if (!charts.empty()) body += Legend(charts[0], kMargin, kWidth - kMargin, top);
+  if (!charts.empty() && !charts[0].named_points) {
+    body += Legend(charts[0], kMargin, kWidth - kMargin, top);
+  }
   top += 12;
 
   bool second = false;  // of a row of two
@@ -188,7 +287,8 @@ std::string RenderSvg(const std::string& title, const std::vector<std::string>& 
     const double left = second ? kMargin + half + kGap : kMargin;
     const double width = chart.wide ? kWidth - 2 * kMargin : half;
     body += Panel(chart, left, top, width);
-    if (chart.series.size() > 1 && !SameNames(chart, charts[0])) {
+    const bool own_legend = !chart.named_points && !SameNames(chart, charts[0]);
+    if (chart.series.size() > 1 && own_legend) {
       double legend_top = top + kPlotTop + kLineHeight;
       body += Legend(chart, left + kPlotLeft + 10, left + width, legend_top);
     }
