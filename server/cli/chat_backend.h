@@ -41,6 +41,7 @@ struct ChatAnswer {
   absl::Status status;  // with a reason word (scheduler/status_reason.h) where there is one
   End end = End::kTurn;
   int prompt_tokens = 0;
+  int cached_prompt_tokens = 0;  // of them, kept from an earlier turn and not computed again
   int completion_tokens = 0;
   int steps = 0;            // of the model, after the first token
   int drafted_tokens = 0;   // guesses that these verified

@@ -211,6 +211,8 @@ ChatAnswer RemoteChat::Impl::Ask(const std::vector<ChatMessage>& messages,
         answer.decode_s = seconds(first);
         break;
       case pb::ChatEvent::kCompleted:
+        answer.cached_prompt_tokens =
+            static_cast<int>(event.completed().usage().cached_prompt_tokens());
         answer.steps = static_cast<int>(event.completed().speculative().steps());
         answer.drafted_tokens = static_cast<int>(event.completed().speculative().drafted_tokens());
         answer.accepted_tokens =

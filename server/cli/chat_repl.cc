@@ -21,6 +21,7 @@ constexpr std::string_view kQuotes = "\"\"\"";
 struct Totals {
   int answers = 0;
   int prompt_tokens = 0;
+  int cached_prompt_tokens = 0;
   int completion_tokens = 0;
   int decoded_tokens = 0;  // after the first of each answer
   int steps = 0;           // that made them
@@ -203,6 +204,7 @@ class Repl {
     conversation_.turns.push_back(std::move(answer));
     ++totals_.answers;
     totals_.prompt_tokens += result.prompt_tokens;
+    totals_.cached_prompt_tokens += result.cached_prompt_tokens;
     totals_.completion_tokens += result.completion_tokens;
     totals_.decoded_tokens += std::max(0, result.completion_tokens - 1);
     totals_.steps += result.steps;
@@ -228,6 +230,11 @@ class Repl {
       text += absl::StrFormat("  %.1f tok/s", Rate(answer.completion_tokens - 1, answer.decode_s));
     }
     if (answer.ttft_s > 0) text += "  first after " + SecondsText(answer.ttft_s);
+    if (answer.cached_prompt_tokens > 0) {
+      text +=
+          absl::StrFormat("  %s of %s prompt tokens cached", CountText(answer.cached_prompt_tokens),
+                          CountText(answer.prompt_tokens));
+    }
     if (answer.drafted_tokens > 0) {
       text += absl::StrFormat("  %d of %d drafted accepted  %.2f tokens per round",
                               answer.accepted_tokens, answer.drafted_tokens,
@@ -240,9 +247,12 @@ class Repl {
 
   std::string StatsText() const {
     std::string text =
-        absl::StrFormat("answers %d  messages %d  tokens in %s, out %s", totals_.answers,
-                        MessagesOf(conversation_).size(), CountText(totals_.prompt_tokens),
-                        CountText(totals_.completion_tokens));
+        absl::StrFormat("answers %d  messages %d  tokens in %s", totals_.answers,
+                        MessagesOf(conversation_).size(), CountText(totals_.prompt_tokens));
+    if (totals_.cached_prompt_tokens > 0) {
+      text += absl::StrFormat(" (%s cached)", CountText(totals_.cached_prompt_tokens));
+    }
+    text += ", out " + CountText(totals_.completion_tokens);
     if (totals_.decode_s > 0) {
       text += absl::StrFormat("  %.1f tok/s", Rate(totals_.decoded_tokens, totals_.decode_s));
     }

@@ -20,6 +20,16 @@ void AddDrafts(const scheduler::DraftCounts& drafts, StatusLine& line) {
                       drafts.drafted, drafts.accepted, held, per_round);
 }
 
+// Of the prompts that were seated meanwhile, if any of them was found in the cache.
+void AddPrefixHits(const scheduler::SchedulerStats& before, const scheduler::SchedulerStats& now,
+                   StatusLine& line) {
+  const int64_t asked = now.prefix_query_tokens_total - before.prefix_query_tokens_total;
+  const int64_t found = now.prefix_hit_tokens_total - before.prefix_hit_tokens_total;
+  if (asked == 0 || found == 0) return;
+  line.text += absl::StrFormat("  %.0f %% of prompts cached", 100.0 * found / asked);
+  line.event += absl::StrFormat(" prefix_query_tokens=%d prefix_hit_tokens=%d", asked, found);
+}
+
 }  // namespace
 
 std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before,
@@ -40,6 +50,7 @@ std::optional<StatusLine> MakeStatusLine(const scheduler::SchedulerStats& before
       .event = absl::StrFormat("prompt_tok_per_s=%.1f generation_tok_per_s=%.1f running=%d "
                                "waiting=%d kv_percent=%.1f preemptions=%d",
                                in, out, now.running, waiting, kv_percent, now.preemptions_total)};
+  AddPrefixHits(before, now, line);
   AddDrafts(scheduler::Between(before.drafts, now.drafts), line);
   return line;
 }

@@ -231,6 +231,7 @@ void Generator::Impl::OnTokenEvent(const SessionPtr& session, TokenEvent event) 
       out.kind = OutputEvent::Kind::kStarted;
       out.prompt_ids = std::move(session->prompt_ids);
       out.queue_us = event.stats.queue_us;
+      out.cached_prompt_tokens = event.stats.cached_prompt_tokens;
       session->sink(std::move(out));
       return;
     }

@@ -70,7 +70,8 @@ struct OutputEvent {
   };
   Kind kind = Kind::kStarted;
   std::vector<int32_t> prompt_ids;
-  int64_t queue_us = 0;  // with kStarted
+  int64_t queue_us = 0;          // with kStarted
+  int cached_prompt_tokens = 0;  // with kStarted: of prompt_ids, found in the prefix cache
   int choice = 0;
   int position = 0;                       // completion tokens of the choice sent before this delta
   int first_position = 0;                 // with kPromptLogprobs

@@ -29,6 +29,7 @@ v1::Accepted ToAccepted(const OutputEvent& started, const AnswerFacts& facts) {
   accepted.set_model(facts.model);
   accepted.set_fingerprint(facts.fingerprint);
   accepted.set_prompt_tokens(static_cast<uint32_t>(started.prompt_ids.size()));
+  accepted.set_cached_prompt_tokens(static_cast<uint32_t>(started.cached_prompt_tokens));
   accepted.set_queue_s(Seconds(started.queue_us));
   accepted.set_effective_seed(facts.seed);
   if (facts.report.prompt_token_ids) {

@@ -317,8 +317,12 @@ absl::Status ParseSpeculative(const v1::SpeculativeParams& params,
   return absl::OkStatus();
 }
 
-absl::Status CheckCache(const v1::CacheParams& params) {
-  return CheckBytes("cache.salt", params.salt(), kMaxNameBytes);
+absl::Status ParseCache(const v1::CacheParams& params, GenerationSpec& spec) {
+  absl::Status good = CheckBytes("cache.salt", params.salt(), kMaxNameBytes);
+  if (!good.ok()) return good;
+  spec.request.prefix_cache = {
+      .read = !params.no_read(), .write = !params.no_write(), .salt = params.salt()};
+  return absl::OkStatus();
 }
 
 absl::Status CheckGuided(const v1::GuidedDecoding& guided) {

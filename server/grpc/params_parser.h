@@ -48,7 +48,7 @@ absl::Status ParseScheduling(const v1::SchedulingParams& params, const RequestLi
 absl::Status ParseSpeculative(const v1::SpeculativeParams& params,
                               std::optional<std::string_view> header, const ServedModel& model,
                               GenerationSpec& spec);
-absl::Status CheckCache(const v1::CacheParams& params);
+absl::Status ParseCache(const v1::CacheParams& params, GenerationSpec& spec);
 // Sizes first, so that a client learns of a mistake even where the feature is missing.
 absl::Status CheckGuided(const v1::GuidedDecoding& guided);
 

@@ -88,7 +88,7 @@ absl::StatusOr<ParsedRequest> ParseSharedFields(
   also([&] { return ParseStopping(proto.stopping(), model, spec); });
   also([&] { return ParseScheduling(proto.scheduling(), limits, spec); });
   also([&] { return ParseSpeculative(proto.speculative(), call.spec_header, model, spec); });
-  also([&] { return CheckCache(proto.cache()); });
+  also([&] { return ParseCache(proto.cache(), spec); });
   if (proto.has_guided()) also([&] { return CheckGuided(proto.guided()); });
   // A stream cannot be attached to, so there the key has no meaning.
   if (!proto.idempotency_key().empty() && !call.streaming) {

@@ -24,17 +24,18 @@ uint32_t Count(int64_t value) { return static_cast<uint32_t>(value); }
 void AddGroup(engine::KvGroup group, int layers, const scheduler::SchedulerStats& stats,
               const ServedModel& model, v1::EngineStats& out) {
   const int64_t total = stats.blocks_total[group];
-  const int64_t used = stats.blocks_used[group];
   if (total == 0) return;  // the model has no such layers
   v1::KvGroupStats& message = *out.add_kv_groups();
   message.set_name(group == engine::kFull ? "full" : "sliding");
   message.set_layers(Count(layers));
   message.set_block_size(Count(model.kv_block_tokens));
   message.set_total(static_cast<uint64_t>(total));
-  message.set_used(static_cast<uint64_t>(used));
+  message.set_used(static_cast<uint64_t>(stats.blocks_used[group]));
+  message.set_cached(static_cast<uint64_t>(stats.blocks_cached[group]));
   message.set_format(model.kv_format);
   out.set_kv_blocks_total(out.kv_blocks_total() + message.total());
   out.set_kv_blocks_used(out.kv_blocks_used() + message.used());
+  out.set_kv_blocks_cached(out.kv_blocks_cached() + message.cached());
 }
 
 void FillSpeculation(const scheduler::SchedulerStats& stats, const ServedModel& model,
@@ -95,6 +96,10 @@ v1::EngineStats ToEngineStats(const scheduler::SchedulerStats& stats, const Serv
   AddGroup(engine::kSliding, model.layers - model.full_attention_layers, stats, model, out);
   AddGroup(engine::kFull, model.full_attention_layers, stats, model, out);
   out.set_kv_usage(scheduler::KvUsage(stats));
+  if (stats.prefix_query_tokens_total > 0) {
+    out.set_prefix_hit_rate(static_cast<double>(stats.prefix_hit_tokens_total) /
+                            static_cast<double>(stats.prefix_query_tokens_total));
+  }
   out.set_prompt_tokens_per_s(rates.prompt_per_s);
   out.set_generation_tokens_per_s(rates.generated_per_s);
   out.set_queued_prompt_tokens(static_cast<uint64_t>(stats.queued_prompt_tokens));

@@ -1,6 +1,7 @@
 #include "server/metrics/metrics.h"
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -130,6 +131,7 @@ struct Metrics::Impl {
   }
 
   void TakeSnapshot(const SchedulerStats& now);
+  void CountKvRows();
   void CountDrafts(const scheduler::DraftCounts& more);
 
   prometheus::Registry registry;
@@ -150,7 +152,15 @@ struct Metrics::Impl {
                                     "Sequences that gave up their KV blocks for others.");
   Family<Counter>& finished =
       Counters("vllm:request_success_total", "Choices that ended, by why: stop, length or abort.");
-  Family<Gauge>& kv_blocks = Gauges("tandem_kv_blocks", "KV blocks by group and state.");
+  Family<Gauge>& kv_blocks = Gauges(
+      "tandem_kv_blocks", "KV blocks by group and state; cached ones make room when needed.");
+  Counter& prefix_queries =
+      OneCounter("vllm:prefix_cache_queries_total",
+                 "Prompt tokens of requests that looked for them in the prefix cache.");
+  Counter& prefix_hits = OneCounter("vllm:prefix_cache_hits_total",
+                                    "Of these, tokens found there and not computed again.");
+  Counter& prefix_evicted = OneCounter("tandem_prefix_evicted_blocks_total",
+                                       "Cached KV blocks that were forgotten to make room.");
   Gauge& paused =
       OneGauge("tandem_stream_paused", "Requests paused because their client reads too slowly.");
   Gauge& queue_tokens =
@@ -159,6 +169,13 @@ struct Metrics::Impl {
       OneGauge("tandem_engine_heartbeat_age_seconds",
                "Time since the engine last went round: once a second when idle.");
   Gauge& draining = OneGauge("tandem_draining", "1 when new calls are refused.");
+
+  // K and V rows that were stored otherwise than they came, by kind of layer; likewise.
+  std::array<Family<Counter>*, 3> kv_encoded = {
+      &Counters("tandem_kv_encode_nonfinite_total",
+                "K or V rows that were not finite and are stored as zeros."),
+      &Counters("tandem_kv_encode_clamped_total", "K or V rows whose scale was cut."),
+      &Counters("tandem_kv_encode_zero_total", "K or V rows too small to be stored but as zeros.")};
 
   // Speculation, likewise.
   Counter& spec_drafts = OneCounter("vllm:spec_decode_num_drafts_total", "Drafts verified.");
@@ -239,6 +256,10 @@ struct Metrics::Impl {
 
   // Facts.
   Family<Gauge>& cache_info = Gauges("vllm:cache_config_info", "Shape of the KV cache.");
+  Family<Gauge>& kv_formats =
+      Gauges("tandem_kv_format_info", "Layers of a KV group by their formats.");
+  Family<Gauge>& kv_token_bytes =
+      Gauges("tandem_kv_bytes_per_token", "Bytes of KV per token that a group holds.");
   Family<Gauge>& model_info = Gauges("tandem_model_info", "The model that is loaded.");
   Family<Gauge>& startup = Gauges("tandem_startup_seconds", "Time spent starting, by phase.");
 
@@ -248,8 +269,11 @@ struct Metrics::Impl {
 
   std::mutex mutex;  // the fields below
   EngineProbe probe;
-  int max_draft_tokens = 0;  // positions that have series
-  SchedulerStats last;       // what the counters have seen
+  int max_draft_tokens = 0;                            // positions that have series
+  std::array<bool, engine::kNumKvGroups> has_kv = {};  // groups that have series
+  // What the counters of K and V rows have seen: [kv_encoded][group][K, V].
+  std::array<std::array<std::array<uint64_t, 2>, engine::kNumKvGroups>, 3> last_encoded = {};
+  SchedulerStats last;  // what the counters have seen
 };
 
 Metrics::Metrics(std::string_view model_name, const std::vector<std::string>& tenants)
@@ -278,11 +302,25 @@ void Metrics::SetModel(const ModelFacts& facts) {
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->max_draft_tokens = facts.max_draft_tokens;
+    for (int g = 0; g < engine::kNumKvGroups; ++g) {
+      impl_->has_kv[g] = facts.kv_bytes_per_token[g] > 0;
+    }
   }
   impl_->cache_info
       .Add({{"block_size", std::to_string(facts.kv_block_tokens)},
-            {"num_gpu_blocks", std::to_string(facts.kv_blocks)}})
+            {"num_gpu_blocks", std::to_string(facts.kv_blocks)},
+            {"cache_dtype", facts.kv_format},
+            {"enable_prefix_caching", facts.prefix_cache ? "True" : "False"}})
       .Set(1);
+  for (const KvFormatFacts& kv : facts.kv_formats) {
+    impl_->kv_formats
+        .Add({{"group", kGroupNames[kv.group]}, {"k", kv.k}, {"v", kv.v}, {"k_path", kv.k_path}})
+        .Set(kv.layers);
+  }
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    const auto bytes = static_cast<double>(facts.kv_bytes_per_token[g]);
+    if (bytes > 0) impl_->kv_token_bytes.Add({{"group", kGroupNames[g]}}).Set(bytes);
+  }
   impl_->model_info
       .Add({{"architecture", facts.architecture},
             {"revision", facts.revision},
@@ -370,9 +408,13 @@ void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     if (now.blocks_total[g] == 0) continue;
     const int64_t used = now.blocks_used[g];
-    kv_blocks.Add({{"group", kGroupNames[g]}, {"state", "used"}}).Set(static_cast<double>(used));
-    kv_blocks.Add({{"group", kGroupNames[g]}, {"state", "free"}})
-        .Set(static_cast<double>(now.blocks_total[g] - used));
+    const int64_t cached = now.blocks_cached[g];
+    const auto set = [&](const char* state, int64_t blocks) {
+      kv_blocks.Add({{"group", kGroupNames[g]}, {"state", state}}).Set(static_cast<double>(blocks));
+    };
+    set("used", used);
+    set("cached", cached);
+    set("free", now.blocks_total[g] - used - cached);
   }
   const auto advance = [](Counter& counter, int64_t from, int64_t to) {
     counter.Increment(static_cast<double>(to - from));
@@ -380,6 +422,9 @@ void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
   advance(prompt_tokens, last.prompt_tokens_total, now.prompt_tokens_total);
   advance(generated_tokens, last.generated_tokens_total, now.generated_tokens_total);
   advance(preemptions, last.preemptions_total, now.preemptions_total);
+  advance(prefix_queries, last.prefix_query_tokens_total, now.prefix_query_tokens_total);
+  advance(prefix_hits, last.prefix_hit_tokens_total, now.prefix_hit_tokens_total);
+  advance(prefix_evicted, last.prefix_evicted_blocks_total, now.prefix_evicted_blocks_total);
   for (int r = 0; r < scheduler::kNumFinishReasons; ++r) {
     advance(finished.Add({{"finished_reason", FinishedReasonLabel(static_cast<FinishReason>(r))}}),
             last.choices_finished_total[r], now.choices_finished_total[r]);
@@ -388,6 +433,25 @@ void Metrics::Impl::TakeSnapshot(const SchedulerStats& now) {
   advance(spec_auto_off, last.draft_auto_off_total, now.draft_auto_off_total);
   spec_drafting.Set(static_cast<double>(now.drafting));
   last = now;
+}
+
+void Metrics::Impl::CountKvRows() {
+  for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
+    if (!has_kv[group]) continue;
+    const kernels::KvEncodeCounts& counts = probe.kv_encoded(group);
+    const std::array<const std::array<std::atomic<uint64_t>, 2>*, 3> now = {
+        &counts.nonfinite, &counts.clamped, &counts.zero};
+    for (size_t what = 0; what < now.size(); ++what) {
+      for (int side = 0; side < 2; ++side) {
+        const uint64_t count = (*now[what])[side].load(std::memory_order_relaxed);
+        uint64_t& seen = last_encoded[what][group][side];
+        kv_encoded[what]
+            ->Add({{"layer_kind", kGroupNames[group]}, {"side", side == 0 ? "k" : "v"}})
+            .Increment(static_cast<double>(count - seen));
+        seen = count;
+      }
+    }
+  }
 }
 
 void Metrics::Impl::CountDrafts(const scheduler::DraftCounts& more) {
@@ -421,6 +485,7 @@ void Metrics::Impl::CountDrafts(const scheduler::DraftCounts& more) {
 std::string Metrics::Render(const HealthState& health) {
   const std::lock_guard lock(impl_->mutex);
   if (impl_->probe.stats) impl_->TakeSnapshot(impl_->probe.stats());
+  if (impl_->probe.kv_encoded) impl_->CountKvRows();
   impl_->heartbeat_age.Set(Seconds(health.HeartbeatAgeUs()));
   const Phase phase = health.phase();
   impl_->draining.Set(phase == Phase::kDraining || phase == Phase::kStopped ? 1 : 0);

@@ -8,6 +8,7 @@
 //           for a step.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,6 +22,15 @@
 
 namespace tandem::server {
 
+// Layers of one KV group that store the same formats.
+struct KvFormatFacts {
+  engine::KvGroup group = engine::kSliding;
+  std::string k = {};
+  std::string v = {};
+  std::string k_path = {};  // how queries meet keys: int8 or float
+  int layers = 0;
+};
+
 // What is known once the model is loaded, as labels of info series.
 struct ModelFacts {
   std::string architecture = {};
@@ -30,7 +40,10 @@ struct ModelFacts {
   std::string backend = {};
   std::string drafter = {};  // name of the assistant; empty: none
   int kv_block_tokens = 0;
-  int64_t kv_blocks = 0;     // of the full group: what a router may expect to find cached
+  int64_t kv_blocks = 0;  // of the full group: what a router may expect to find cached
+  bool prefix_cache = false;
+  std::vector<KvFormatFacts> kv_formats = {};
+  std::array<int64_t, engine::kNumKvGroups> kv_bytes_per_token = {};  // 0: no such layers
   int max_draft_tokens = 0;  // positions of a draft; 0: there is no drafter
 };
 

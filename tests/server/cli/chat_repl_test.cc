@@ -245,6 +245,21 @@ TEST(ChatTest, StatsCountTheConversation) {
   EXPECT_THAT(talk.written, Not(HasSubstr("drafts")));
 }
 
+TEST(ChatTest, WhatAnEarlierTurnLeftInTheCacheIsToldBesideTheTimeThatItSaved) {
+  // Given two answers, the second of which found most of its prompt computed.
+  Talk talk;
+  talk.answers = {{.prompt_tokens = 1200, .completion_tokens = 11, .ttft_s = 0.25},
+                  {.prompt_tokens = 1300,
+                   .cached_prompt_tokens = 1216,
+                   .completion_tokens = 11,
+                   .ttft_s = 0.025}};
+  talk.Type({"Hi", "Ho", "/stats"});
+  talk.Run();
+  EXPECT_THAT(talk.written, HasSubstr("first after 250 ms\n"));
+  EXPECT_THAT(talk.written, HasSubstr("first after 25 ms  1 216 of 1 300 prompt tokens cached\n"));
+  EXPECT_THAT(talk.written, HasSubstr("tokens in 2 500 (1 216 cached), out 22"));
+}
+
 TEST(ChatTest, StatsTellWhatGuessesWereWorthOverAllAnswers) {
   // Given two answers whose 10 and 5 steps gave 20 and 10 tokens after the first, and one plain.
   Talk talk;

@@ -56,6 +56,25 @@ TEST(StatusLineTest, DraftsOfTheTimeBetweenTheSnapshotsAreReportedByPosition) {
   EXPECT_THAT(MakeStatusLine(now, later, 10.0)->text, Not(HasSubstr("drafts")));
 }
 
+TEST(StatusLineTest, TheShareOfPromptsThatWasCachedIsOfTheTimeBetweenTheSnapshots) {
+  // Given prompts before, of which nothing was found, and 4000 tokens since, of which 3000 were.
+  scheduler::SchedulerStats before;
+  before.prefix_query_tokens_total = 10'000;
+  scheduler::SchedulerStats now = before;
+  now.steps_total = 8;
+  now.prefix_query_tokens_total += 4000;
+  now.prefix_hit_tokens_total += 3000;
+  const auto line = MakeStatusLine(before, now, 10.0);
+  ASSERT_TRUE(line.has_value());
+  EXPECT_THAT(line->text, HasSubstr("KV 0 %  75 % of prompts cached"));
+  EXPECT_THAT(line->event, HasSubstr("prefix_query_tokens=4000 prefix_hit_tokens=3000"));
+  // Where nothing is found, nothing is said.
+  scheduler::SchedulerStats later = now;
+  later.steps_total = 9;
+  later.prefix_query_tokens_total += 4000;
+  EXPECT_THAT(MakeStatusLine(now, later, 10.0)->text, Not(HasSubstr("cached")));
+}
+
 TEST(StatusLineTest, WorkThatBeganAndEndedInBetweenIsReported) {
   scheduler::SchedulerStats before;
   scheduler::SchedulerStats now;

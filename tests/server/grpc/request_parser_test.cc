@@ -484,15 +484,29 @@ TEST(ParseGenerateRequestTest, SchedulingFieldsAreTurnedIntoTimesOfTheSchedulers
 TEST(ParseGenerateRequestTest, WhatHoldsTriviallyIsGranted) {
   Proto proto = TextRequest();
   proto.mutable_scheduling()->set_deterministic(true);
-  proto.mutable_cache()->set_no_read(true);
-  proto.mutable_cache()->set_no_write(true);
-  proto.mutable_cache()->set_salt("s");
   proto.mutable_speculative()->set_mode(v1::SpeculativeParams::FIXED);
   proto.mutable_speculative()->set_max_draft_tokens(16);
   proto.mutable_speculative()->set_acceptance(v1::SpeculativeParams::TOKEN_MATCH);
   proto.set_user("u");
   (*proto.mutable_labels())["team"] = "search";
   EXPECT_TRUE(Parse(proto).ok());
+}
+
+TEST(ParseGenerateRequestTest, ThePrefixCacheIsReadAndWrittenUnlessAskedNotTo) {
+  const scheduler::PrefixCacheParams by_default = ParsedSpec(TextRequest()).request.prefix_cache;
+  EXPECT_TRUE(by_default.read);
+  EXPECT_TRUE(by_default.write);
+  EXPECT_EQ(by_default.salt, "");
+  Proto no_read = TextRequest();
+  no_read.mutable_cache()->set_no_read(true);
+  EXPECT_FALSE(ParsedSpec(no_read).request.prefix_cache.read);
+  EXPECT_TRUE(ParsedSpec(no_read).request.prefix_cache.write);
+  Proto no_write = TextRequest();
+  no_write.mutable_cache()->set_no_write(true);
+  no_write.mutable_cache()->set_salt(std::string(128, 's'));  // the longest
+  EXPECT_TRUE(ParsedSpec(no_write).request.prefix_cache.read);
+  EXPECT_FALSE(ParsedSpec(no_write).request.prefix_cache.write);
+  EXPECT_EQ(ParsedSpec(no_write).request.prefix_cache.salt, std::string(128, 's'));
 }
 
 TEST(ParseGenerateRequestTest, AStreamIgnoresTheIdempotencyKey) {

@@ -58,6 +58,32 @@ TEST_F(MetricsTest, CountersFollowTheSnapshotAndNeverCountTwice) {
   EXPECT_THAT(text, HasSubstr("finished_reason=\"abort\"} 0"));
 }
 
+TEST_F(MetricsTest, CachedBlocksAreNeitherUsedNorFreeAndHitsAreCountedOnce) {
+  // Given a full pool of which most is only cached.
+  scheduler::SchedulerStats stats;
+  stats.blocks_total = {0, 100};
+  stats.blocks_used = {0, 20};
+  stats.blocks_cached = {0, 70};
+  stats.prefix_query_tokens_total = 5000;
+  stats.prefix_hit_tokens_total = 4000;
+  stats.prefix_evicted_blocks_total = 3;
+  metrics_.WatchEngine({.stats = [&] { return stats; }, .now_us = [] { return int64_t{0}; }});
+  // When it is scraped twice.
+  Render();
+  const std::string text = Render();
+  // Then a warm cache does not look like a busy server.
+  EXPECT_THAT(text, HasSubstr("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"demo\"} 0.2"));
+  const std::string blocks = "tandem_kv_blocks{model_name=\"demo\",group=\"full\",state=";
+  EXPECT_THAT(text, HasSubstr(blocks + "\"used\"} 20"));
+  EXPECT_THAT(text, HasSubstr(blocks + "\"cached\"} 70"));
+  EXPECT_THAT(text, HasSubstr(blocks + "\"free\"} 10"));
+  EXPECT_THAT(text, Not(HasSubstr("group=\"sliding\"")));  // the model has no such layers
+  const std::string vllm = "{engine=\"0\",model_name=\"demo\"} ";
+  EXPECT_THAT(text, HasSubstr("vllm:prefix_cache_queries_total" + vllm + "5000"));
+  EXPECT_THAT(text, HasSubstr("vllm:prefix_cache_hits_total" + vllm + "4000"));
+  EXPECT_THAT(text, HasSubstr("tandem_prefix_evicted_blocks_total{model_name=\"demo\"} 3"));
+}
+
 TEST_F(MetricsTest, AStepIsCountedUnderTheKindOfItsRows) {
   metrics_.OnStep({.rows = 40, .prompt_rows = 40, .duration_us = 2000});
   metrics_.OnStep({.rows = 8, .decode_rows = 8, .duration_us = 1000});
