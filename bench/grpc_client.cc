@@ -96,6 +96,9 @@ class StreamCall final : public grpc::ClientReadReactor<v1::GenerateEvent> {
       case v1::GenerateEvent::kChoiceFinished:
         output_tokens_ += static_cast<int>(event_.choice_finished().completion_tokens());
         break;
+      case v1::GenerateEvent::kCompleted:
+        cached_prompt_tokens_ = static_cast<int>(event_.completed().usage().cached_prompt_tokens());
+        break;
       default:
         break;
     }
@@ -105,6 +108,7 @@ class StreamCall final : public grpc::ClientReadReactor<v1::GenerateEvent> {
   void OnDone(const grpc::Status& status) override {
     CallEnd end = EndOf(status);
     end.prompt_tokens = prompt_tokens_;
+    end.cached_prompt_tokens = cached_prompt_tokens_;
     end.output_tokens = output_tokens_;
     const CallSink sink = std::move(sink_);
     // Before the end is told, which may be all that the process waits for. May delete *this.
@@ -118,6 +122,7 @@ class StreamCall final : public grpc::ClientReadReactor<v1::GenerateEvent> {
   grpc::ClientContext context_;
   v1::GenerateEvent event_;
   int prompt_tokens_ = 0;
+  int cached_prompt_tokens_ = 0;
   int output_tokens_ = 0;
   std::shared_ptr<StreamCall> self_;  // until OnDone
 };
@@ -137,6 +142,8 @@ CancelCall StartUnary(v1::Generation::Stub& stub, v1::GenerateRequest message,
                            CallEnd end = EndOf(status);
                            const v1::Usage& usage = held->response.usage();
                            end.prompt_tokens = static_cast<int>(usage.prompt_tokens());
+                           end.cached_prompt_tokens =
+                               static_cast<int>(usage.cached_prompt_tokens());
                            end.output_tokens = static_cast<int>(usage.completion_tokens());
                            held.reset();  // before the end is told, as above
                            sink.on_end(std::move(end));

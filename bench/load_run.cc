@@ -97,6 +97,7 @@ void LoadRun::Start(const CallPtr& call) {
     record.reason = std::move(end.reason);
     record.message = std::move(end.message);
     record.prompt_tokens = end.prompt_tokens;
+    record.cached_prompt_tokens = end.cached_prompt_tokens;
     if (record.messages.empty()) record.output_tokens = end.output_tokens;
     call->retry_delay_us = end.retry_delay_us;
     const std::lock_guard lock(shared->mutex);

@@ -27,6 +27,7 @@ struct CallEnd {
   std::string reason;
   std::string message;
   int prompt_tokens = 0;
+  int cached_prompt_tokens = 0;  // of them
   int output_tokens = 0;
   std::optional<int64_t> retry_delay_us;  // what the server asked for
 };

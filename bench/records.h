@@ -22,6 +22,7 @@ struct RequestRecord {
   int64_t sent_us = 0;  // when it was; retries count from the first time
   int64_t end_us = 0;
   int prompt_tokens = 0;
+  int cached_prompt_tokens = 0;  // of them, found in the server's prefix cache
   int output_tokens = 0;
   std::vector<TokenMessage> messages;  // of a stream; none of a unary call
   int code = 0;                        // of gRPC

@@ -62,6 +62,7 @@ Json RequestJson(const RequestRecord& record) {
           {"sent_us", record.sent_us},
           {"end_us", record.end_us},
           {"prompt_tokens", record.prompt_tokens},
+          {"cached_prompt_tokens", record.cached_prompt_tokens},
           {"output_tokens", record.output_tokens},
           {"messages", std::move(messages)},
           {"code", record.code},
@@ -89,6 +90,7 @@ RequestRecord ParseRequest(const Json& json) {
   json.at("sent_us").get_to(record.sent_us);
   json.at("end_us").get_to(record.end_us);
   json.at("prompt_tokens").get_to(record.prompt_tokens);
+  record.cached_prompt_tokens = json.value("cached_prompt_tokens", 0);  // older files lack it
   json.at("output_tokens").get_to(record.output_tokens);
   for (const Json& message : json.at("messages")) {
     record.messages.push_back(

@@ -147,6 +147,7 @@ Figures Summarize(const RunResult& run, const GoodputLimits& limits) {
     ++figures.outcomes[OutcomeName(record)];
     figures.retries += record.retries;
     figures.input_tokens += record.prompt_tokens;
+    figures.cached_input_tokens += record.cached_prompt_tokens;
     figures.output_tokens += record.output_tokens;
     if (IsGood(record, limits)) ++good;
   }
@@ -180,6 +181,7 @@ std::vector<NamedFigure> FigureList(const Figures& figures) {
       {"duration_s", figures.duration_s},
       {"requests_per_s", figures.requests_per_s},
       {"input_tokens", static_cast<double>(figures.input_tokens)},
+      {"cached_input_tokens", static_cast<double>(figures.cached_input_tokens)},
       {"output_tokens", static_cast<double>(figures.output_tokens)},
       {"output_tok_per_s", figures.output_tokens_per_s},
       {"total_tok_per_s", figures.total_tokens_per_s},

@@ -65,6 +65,7 @@ struct Figures {
   double duration_s = 0.0;              // first sent to last ended
   double requests_per_s = 0.0;          // that ended OK
   int64_t input_tokens = 0;
+  int64_t cached_input_tokens = 0;  // of them, found in the server's prefix cache
   int64_t output_tokens = 0;
   double output_tokens_per_s = 0.0;
   double total_tokens_per_s = 0.0;   // input and output

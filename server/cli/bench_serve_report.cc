@@ -50,8 +50,14 @@ TextTable Overview(const Report& report) {
                                  {"e2e p99", true}}};
   const bool goodput = report.goodput.any();
   if (goodput) table.columns.push_back({"good req/s", true});
-  for (const RunResult& run : report.runs) {
-    const Figures f = Summarize(run, report.goodput);
+  std::vector<Figures> figures;
+  for (const RunResult& run : report.runs) figures.push_back(Summarize(run, report.goodput));
+  const bool cached = std::any_of(figures.begin(), figures.end(),
+                                  [](const Figures& f) { return f.cached_input_tokens > 0; });
+  if (cached) table.columns.push_back({"prompt cached", true});
+  for (size_t i = 0; i < figures.size(); ++i) {
+    const RunResult& run = report.runs[i];
+    const Figures& f = figures[i];
     table.rows.push_back(
         {run.label, std::to_string(f.ok), std::to_string(f.failed), Short(f.duration_s),
          Short(f.requests_per_s), Short(f.output_tokens_per_s), Short(f.total_tokens_per_s),
@@ -62,6 +68,11 @@ TextTable Overview(const Report& report) {
           f.good_per_s.has_value()
               ? absl::StrFormat("%s (%.0f %%)", Short(*f.good_per_s), *f.good_share * 100)
               : "-");
+    }
+    if (cached) {
+      const auto of = static_cast<double>(std::max<int64_t>(1, f.input_tokens));
+      table.rows.back().push_back(
+          absl::StrFormat("%.0f %%", 100.0 * static_cast<double>(f.cached_input_tokens) / of));
     }
   }
   return table;

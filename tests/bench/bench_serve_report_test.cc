@@ -53,6 +53,15 @@ TEST(BenchServeReportTest, OneRunShowsItsLatenciesAndWhatRepeatsIt) {
   EXPECT_THAT(text, Not(HasSubstr("good req/s")));
 }
 
+TEST(BenchServeReportTest, WhatThePrefixCacheSparedHasAColumnOnceItSparedSomething) {
+  bench::Report report = ReportOf({RunOf("1 stream", 1, 1000), RunOf("4 streams", 4, 2000)});
+  EXPECT_THAT(BenchServeReport(report, "md"), Not(HasSubstr("prompt cached")));
+  for (bench::RequestRecord& record : report.runs[1].requests) record.cached_prompt_tokens = 15;
+  const std::string text = BenchServeReport(report, "md");
+  EXPECT_THAT(text, AllOf(HasSubstr("prompt cached"), HasSubstr("|           0 % |"),
+                          HasSubstr("|          75 % |")));
+}
+
 TEST(BenchServeReportTest, ASweepHasARowPerLevelAndFailuresAreListed) {
   bench::Report report = ReportOf({RunOf("1 stream", 1, 1000), RunOf("4 streams", 4, 2000)});
   report.runs[1].requests[3].code = 8;

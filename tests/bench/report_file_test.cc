@@ -21,7 +21,8 @@ Report ReportOf(const std::string& label, int64_t gap_us) {
   report.goodput.ttft_ms = 100.5;
   RunResult run = {.label = label, .concurrency = 4};
   for (int i = 0; i < 3; ++i) {
-    RequestRecord record = {.index = i, .prompt_tokens = 8, .output_tokens = 5};
+    RequestRecord record = {
+        .index = i, .prompt_tokens = 8, .cached_prompt_tokens = i, .output_tokens = 5};
     for (int token = 1; token <= 5; ++token) {
       record.messages.push_back({.time_us = token * gap_us, .tokens = 1});
     }
@@ -45,6 +46,17 @@ TEST(ReportFileTest, WhatIsSavedIsReadBackUnchanged) {
   EXPECT_EQ(*read, report);
 }
 
+TEST(ReportFileTest, AFileFromBeforeTheCacheSaysThatNothingWasCached) {
+  std::string text = SavedText(ReportOf("4 streams", 1000));
+  for (size_t at; (at = text.find("\"cached_prompt_tokens\":")) != std::string::npos;) {
+    text.erase(at, text.find(',', at) + 1 - at);
+  }
+  const absl::StatusOr<Report> read = ParseSaved(text);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->runs[0].requests[2].prompt_tokens, 8);
+  EXPECT_EQ(read->runs[0].requests[2].cached_prompt_tokens, 0);
+}
+
 TEST(ReportFileTest, WhatIsNoSuchFileIsRefusedWithWhatIsWrong) {
   for (const char* text : {"", "{", "[]", "{}", "{\"format\": 7}"}) {
     EXPECT_THAT(std::string(ParseSaved(text).status().message()), HasSubstr("bench serve --save"))
@@ -60,6 +72,8 @@ TEST(ReportFileTest, WhatIsNoSuchFileIsRefusedWithWhatIsWrong) {
   EXPECT_THAT(damaged("\"format_version\":1", "\"format_version\":9"), HasSubstr("version 9"));
   EXPECT_THAT(damaged("\"sent_us\"", "\"sent\""), HasSubstr("sent_us"));
   EXPECT_THAT(damaged("\"code\":0", "\"code\":\"x\""), HasSubstr("damaged"));
+  EXPECT_THAT(damaged("\"cached_prompt_tokens\":1", "\"cached_prompt_tokens\":\"x\""),
+              HasSubstr("damaged"));
   EXPECT_THAT(damaged("[1000,1]", "[1000]"), HasSubstr("damaged"));
   EXPECT_THAT(damaged("[1000,1]", "[1000,0]"), HasSubstr("without tokens"));
   EXPECT_THAT(damaged("[1000,1]", "[1000,2000000000]"), HasSubstr("16 million"));

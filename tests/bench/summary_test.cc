@@ -73,10 +73,16 @@ TEST(SamplesTest, FailedRequestsHaveNoLatencyButTheirTokensCount) {
 
 TEST(SummarizeTest, UnaryCallsHaveOnlyTheirWholeTime) {
   RunResult run;
-  run.requests = {{.sent_us = 0, .end_us = 250'000, .prompt_tokens = 4, .output_tokens = 16}};
+  run.requests = {{.sent_us = 0,
+                   .end_us = 250'000,
+                   .prompt_tokens = 4,
+                   .cached_prompt_tokens = 3,
+                   .output_tokens = 16}};
   const std::vector<NamedFigure> figures = FigureList(Summarize(run, {}));
   EXPECT_DOUBLE_EQ(Find(figures, "e2e_ms_p50"), 250);
   EXPECT_DOUBLE_EQ(Find(figures, "output_tok_per_s"), 64);
+  EXPECT_DOUBLE_EQ(Find(figures, "input_tokens"), 4);
+  EXPECT_DOUBLE_EQ(Find(figures, "cached_input_tokens"), 3);
   EXPECT_TRUE(std::none_of(figures.begin(), figures.end(), [](const NamedFigure& figure) {
     return figure.name.starts_with("ttft") || figure.name.starts_with("itl") ||
            figure.name.starts_with("good");
