@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "kernels/ops.h"
 #include "scheduler/scheduler.h"
 
 namespace tandem::server {
@@ -24,6 +25,8 @@ std::string_view PhaseName(Phase phase);
 struct EngineProbe {
   std::function<scheduler::SchedulerStats()> stats;
   scheduler::Clock now_us;
+  // K and V rows of a group that were not stored as they came; null: not known.
+  std::function<const kernels::KvEncodeCounts&(engine::KvGroup)> kv_encoded;
 };
 
 struct HealthConfig {
