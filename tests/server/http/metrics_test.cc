@@ -232,12 +232,17 @@ TEST_F(MetricsTest, WhoeverEndedARequestEarlyIsCounted) {
 
 TEST_F(MetricsTest, CallsModelAndPhaseAreTold) {
   metrics_.OnGrpcCall("Generate", 3);
-  metrics_.SetModel({.architecture = "gemma4", .kv_block_tokens = 32, .kv_blocks = 77});
+  metrics_.SetModel({.architecture = "gemma4",
+                     .kv_format = "q8",
+                     .kv_block_tokens = 32,
+                     .kv_blocks = 77,
+                     .prefix_cache = true});
   metrics_.SetStartupSeconds("load", 1.5);
   health_.SetPhase(Phase::kDraining);
   const std::string text = Render();
   EXPECT_THAT(text, HasSubstr("code=\"INVALID_ARGUMENT\""));
-  EXPECT_THAT(text, HasSubstr("block_size=\"32\",num_gpu_blocks=\"77\"} 1"));
+  EXPECT_THAT(text, HasSubstr("block_size=\"32\",cache_dtype=\"q8\",enable_prefix_caching="
+                              "\"True\",num_gpu_blocks=\"77\"} 1"));
   EXPECT_THAT(text, HasSubstr("architecture=\"gemma4\""));
   EXPECT_THAT(text, HasSubstr("tandem_startup_seconds{model_name=\"demo\",phase=\"load\"} 1.5"));
   EXPECT_THAT(text, HasSubstr("tandem_draining{model_name=\"demo\"} 1"));
