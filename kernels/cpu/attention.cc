@@ -1,8 +1,9 @@
 // Spreads attention over the team; the arithmetic is in attention.inc.
 //
-// Memory    Per thread: the scores and the sums of one chunk (160 KiB), and 512 KiB of the partial
-//           buffer once something is split. Nothing grows with the context: a split unit with more
-//           chunks than the buffer holds takes several rounds, carrying its sums in `out`.
+// Memory    Per thread: the queries, scores and sums of one chunk (200 KiB), and 512 KiB of the
+//           partial buffer once something is split. Nothing grows with the context: a split unit
+//           with more chunks than the buffer holds takes several rounds, carrying its sums in
+//           `out`.
 #include "kernels/cpu/attention.h"
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/backend_impl.h"
+#include "kernels/kv_row.h"
 #include "kernels/reference/attention_ref.h"
 
 namespace tandem::kernels {
@@ -23,10 +25,13 @@ constexpr int kReadCost = 8;
 constexpr size_t kPartialFloatsPerThread = size_t{128} << 10;
 static_assert(kPartialFloatsPerThread >= size_t{kMaxPackedRows} * (kMaxHeadDim + 2));
 
-// What one thread works in while it is inside one chunk.
-struct ChunkScratch {
+// What one thread works in.
+struct ThreadScratch {
   alignas(64) float scores[kMaxPackedRows * kAttentionChunk];
   float o[kMaxPackedRows * kMaxHeadDim];
+  alignas(64) int8_t tile[kAttentionTile * kMaxHeadDim];
+  AttentionQueries queries;
+  const AttentionUnit* prepared;  // whose rows `queries` holds; null: nobody's
 };
 
 // Running sums of the packed rows of one unit; the sums over V are in the rows of `out`.
@@ -51,27 +56,41 @@ float* OutOf(const AttentionArgs& args, const AttentionUnit& unit, int r) {
          (int64_t{RowOf(args, unit, r)} * args.num_q_heads + HeadOf(args, unit, r)) * args.head_dim;
 }
 
+// The K and V rows from `position` (of a tile) on; none where the block is released.
 struct TileRows {
-  const std::byte* k = nullptr;
-  const std::byte* v = nullptr;
+  KvRow k, v;
 };
 
-// The rows from `position` (of a tile) on; none where the block is released.
 TileRows TileAt(const AttentionArgs& args, const AttentionUnit& unit, int position) {
   const KvView& kv = args.kv;
   const int32_t block = args.segments[unit.segment].block_table[position >> kv.log2_block_tokens];
   if (block < 0) return {};
-  const size_t cell = position & ((1 << kv.log2_block_tokens) - 1);
-  const std::byte* head = kv.base + block * kv.block_stride + unit.kv_head * kv.head_stride;
-  return {head + cell * KvRowBytes(kv.k_format, args.head_dim),
-          head + kv.v_offset + cell * KvRowBytes(kv.v_format, args.head_dim)};
+  const int cell = position & ((1 << kv.log2_block_tokens) - 1);
+  return {KRowAt(kv, block, unit.kv_head, cell, args.head_dim),
+          VRowAt(kv, block, unit.kv_head, cell, args.head_dim)};
+}
+
+const float* QueryOf(const AttentionArgs& args, const AttentionUnit& unit, int r) {
+  return args.q + RowOf(args, unit, r) * args.q_stride +
+         int64_t{HeadOf(args, unit, r)} * args.head_dim;
+}
+
+// Makes `scratch` hold the queries of the unit, where its K format needs that.
+void Prepare(const AttentionKernels& kernels, const AttentionArgs& args, const AttentionUnit& unit,
+             ThreadScratch& scratch) {
+  if (!KvHasScale(args.kv.k_format) || scratch.prepared == &unit) return;
+  for (int r = 0; r < unit.packed_rows; ++r) {
+    kernels.prepare(QueryOf(args, unit, r), args.kv.k_format, args.head_dim, r, &scratch.queries);
+  }
+  scratch.prepared = &unit;
 }
 
 // One chunk of one unit into m [packed_rows], l [packed_rows], o [packed_rows, head_dim].
 // `then_next`: this thread goes on with the unit's next chunk, if there is one.
 void RunChunk(const AttentionKernels& kernels, const AttentionArgs& args, const AttentionUnit& unit,
-              int chunk_index, bool then_next, ChunkScratch& scratch, float* m, float* l,
+              int chunk_index, bool then_next, ThreadScratch& scratch, float* m, float* l,
               float* o) {
+  Prepare(kernels, args, unit, scratch);
   const int first = chunk_index * kAttentionChunk;
   AttentionChunk chunk;
   chunk.rows = unit.packed_rows;
@@ -79,7 +98,7 @@ void RunChunk(const AttentionKernels& kernels, const AttentionArgs& args, const 
   uint32_t seen = 0;  // bit t: some row sees a position of tile t
   for (int r = 0; r < unit.packed_rows; ++r) {
     const int t = RowOf(args, unit, r);
-    chunk.q[r] = args.q + t * args.q_stride + int64_t{HeadOf(args, unit, r)} * args.head_dim;
+    chunk.q[r] = QueryOf(args, unit, r);
     const int begin = std::clamp(args.visible_begin[t] - first, 0, kAttentionChunk);
     const int end = std::clamp(args.visible_end[t] - first, 0, kAttentionChunk);
     chunk.begin[r] = begin;
@@ -96,11 +115,12 @@ void RunChunk(const AttentionKernels& kernels, const AttentionArgs& args, const 
     chunk.v[t] = rows.v;
   }
   const bool next = then_next && chunk_index + 1 < unit.chunk_end;
-  chunk.k_ahead = next ? TileAt(args, unit, first + kAttentionChunk).k : nullptr;
-  const KvView& kv = args.kv;
-  chunk.k_format = kv.k_format;
-  chunk.v_format = kv.v_format;
+  chunk.k_ahead = next ? TileAt(args, unit, first + kAttentionChunk).k : KvRow{};
+  chunk.k_format = args.kv.k_format;
+  chunk.v_format = args.kv.v_format;
+  chunk.queries = &scratch.queries;
   chunk.scores = scratch.scores;
+  chunk.tile = scratch.tile;
   chunk.m = m;
   chunk.l = l;
   chunk.o = o;
@@ -114,7 +134,7 @@ void Clear(RowSums& sums) {
 
 // All chunks of a unit in turn.
 void RunWhole(const AttentionKernels& kernels, const AttentionArgs& args, const AttentionUnit& unit,
-              ChunkScratch& scratch) {
+              ThreadScratch& scratch) {
   RowSums sums;
   Clear(sums);
   float m[kMaxPackedRows], l[kMaxPackedRows];
@@ -126,7 +146,7 @@ void RunWhole(const AttentionKernels& kernels, const AttentionArgs& args, const 
     }
   }
   for (int r = 0; r < unit.packed_rows; ++r) {
-    kernels.finish(sums.l[r], OutOf(args, unit, r), args.head_dim);
+    kernels.finish(sums.l[r], OutOf(args, unit, r), args.kv.v_format, args.head_dim);
   }
 }
 
@@ -155,12 +175,14 @@ void FoldRow(const AttentionKernels& kernels, const AttentionArgs& args, const A
     kernels.fold(m[r], l[r], o + int64_t{r} * args.head_dim, &sums.m[r], &sums.l[r], out,
                  args.head_dim);
   }
-  if (parts.back().chunk + 1 == unit.chunk_end) kernels.finish(sums.l[r], out, args.head_dim);
+  if (parts.back().chunk + 1 == unit.chunk_end) {
+    kernels.finish(sums.l[r], out, args.kv.v_format, args.head_dim);
+  }
 }
 
 // Chunks of split units in rounds of what the partial buffer holds, in order of (unit, chunk).
 void RunSplit(const AttentionKernels& kernels, const AttentionArgs& args,
-              std::span<const AttentionUnit> units, ThreadTeam& team, ChunkScratch* scratch,
+              std::span<const AttentionUnit> units, ThreadTeam& team, ThreadScratch* scratch,
               std::span<float> partials) {
   std::vector<RowSums> sums(units.size());
   for (RowSums& s : sums) Clear(s);
@@ -225,9 +247,10 @@ void Attention(void* backend, const AttentionArgs& args) {
   const size_t threads = static_cast<size_t>(team.threads());
   const size_t partial_floats = plan.split.empty() ? 0 : threads * kPartialFloatsPerThread;
   std::byte* memory =
-      cpu.attention.Reserve(threads * sizeof(ChunkScratch) + partial_floats * sizeof(float));
-  auto* scratch = reinterpret_cast<ChunkScratch*>(memory);
-  auto* partials = reinterpret_cast<float*>(memory + threads * sizeof(ChunkScratch));
+      cpu.attention.Reserve(threads * sizeof(ThreadScratch) + partial_floats * sizeof(float));
+  auto* scratch = reinterpret_cast<ThreadScratch*>(memory);
+  auto* partials = reinterpret_cast<float*>(memory + threads * sizeof(ThreadScratch));
+  for (size_t thread = 0; thread < threads; ++thread) scratch[thread].prepared = nullptr;
 
   const int64_t units = static_cast<int64_t>(plan.whole.size());
   team.ForEach(units, plan.small ? units : 1, [&](int thread, int64_t begin, int64_t end) {
@@ -255,7 +278,8 @@ AttentionPlan PlanAttention(const AttentionArgs& args, int threads) {
     for (int begin = 0; begin < packed_rows; begin += kMaxPackedRows) {
       AttentionUnit unit{.segment = s, .packed_begin = begin};
       unit.packed_rows = std::min(kMaxPackedRows, packed_rows - begin);
-      int first = std::numeric_limits<int>::max(), last = 0;  // positions that some row sees
+      int first = std::numeric_limits<int>::max(),
+          last = 0;  // positions that some row sees
       for (int r = 0; r < unit.packed_rows; ++r) {
         const int t = RowOf(args, unit, r);
         if (args.visible_begin[t] >= args.visible_end[t]) continue;
@@ -294,8 +318,10 @@ void FillAttentionOps(CpuIsa isa, Ops& ops) {
       ops.attention = Attention<kAttentionKernelsAvx2>;
       return;
     case CpuIsa::kAvx512:
-    case CpuIsa::kAvx512Bf16:
       ops.attention = Attention<kAttentionKernelsAvx512>;
+      return;
+    case CpuIsa::kAvx512Bf16:
+      ops.attention = Attention<kAttentionKernelsAvx512Bf16>;
       return;
   }
 }

@@ -1,41 +1,55 @@
 #include "kernels/reference/attention_ref.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <vector>
+
+#include "kernels/kv_row.h"
+#include "kernels/reference/kv_row_ref.h"
 
 namespace tandem::kernels {
 namespace {
 
-const std::byte* KRow(const KvView& kv, int64_t block, int head, int cell, int dim) {
-  return kv.base + block * kv.block_stride + head * kv.head_stride +
-         cell * KvRowBytes(kv.k_format, dim);
+// What meets the rows of a K format: q, or, for one with a scale, H(s q) / sqrt(dim) in 8 bits.
+void PrepareQuery(const float* q, KvFormat k_format, int dim, double* prepared) {
+  if (!KvHasScale(k_format)) {
+    std::copy(q, q + dim, prepared);
+    return;
+  }
+  std::vector<float> y(dim);
+  RotateReference(q, dim, y.data());
+  float max = 0.0f;
+  for (const float x : y) max = std::isfinite(x) ? std::max(max, std::fabs(x)) : INFINITY;
+  if (max < 1e-30f || max > 3e38f) {
+    std::fill_n(prepared, dim, max < 1e-30f ? 0.0 : std::numeric_limits<double>::quiet_NaN());
+    return;
+  }
+  const float inverse = 127.0f / max;
+  const double step = double{max} / 127.0 / std::sqrt(dim);
+  for (int d = 0; d < dim; ++d) prepared[d] = step * std::nearbyint(y[d] * inverse);
 }
 
-const std::byte* VRow(const KvView& kv, int64_t block, int head, int cell, int dim) {
-  return kv.base + block * kv.block_stride + head * kv.head_stride + kv.v_offset +
-         cell * KvRowBytes(kv.v_format, dim);
-}
-
-void Decode(KvFormat format, const std::byte* row, int dim, double* values) {
-  for (int d = 0; d < dim; ++d) {
-    float x;
-    Bf16 half;
-    if (format == KvFormat::kF32) {
-      std::memcpy(&x, row + d * 4, 4);
-    } else {
-      std::memcpy(&half, row + d * 2, 2);
-      x = ToFloat(half);
+// x = s (1/sqrt(dim)) H x
+void Unrotate(double* x, int dim) {
+  for (int h = 1; h < dim; h *= 2) {
+    for (int j = 0; j < dim; ++j) {
+      if ((j & h) != 0) continue;
+      const double a = x[j], b = x[j + h];
+      x[j] = a + b;
+      x[j + h] = a - b;
     }
-    values[d] = x;
+  }
+  for (int d = 0; d < dim; ++d) {
+    x[d] *= ((kKvSignWords[d / 64] >> (d % 64) & 1) != 0 ? -1.0 : 1.0) / std::sqrt(dim);
   }
 }
 
 }  // namespace
 
 bool AttentionSupported(const AttentionShape& shape) {
-  const auto known = [](KvFormat f) { return f == KvFormat::kF32 || f == KvFormat::kBf16; };
+  const auto known = [](KvFormat f) { return static_cast<int>(f) < kNumKvFormats; };
   return (shape.head_dim == 256 || shape.head_dim == 512) && known(shape.k_format) &&
          known(shape.v_format);
 }
@@ -44,7 +58,8 @@ void AttentionReference(const AttentionArgs& args) {
   const int64_t dim = args.head_dim;
   const int group = args.num_q_heads / args.num_kv_heads;
   const int log2 = args.kv.log2_block_tokens;
-  std::vector<double> keys, values, scores, sum(dim);
+  std::vector<float> keys, values;
+  std::vector<double> scores, query(dim), sum(dim);
   for (const AttentionSegment& segment : args.segments) {
     for (int t = segment.row_begin; t < segment.row_begin + segment.num_rows; ++t) {
       const int begin = args.visible_begin[t];
@@ -57,18 +72,21 @@ void AttentionReference(const AttentionArgs& args) {
           for (int i = 0; i < visible; ++i) {
             const int block = segment.block_table[(begin + i) >> log2];
             const int cell = (begin + i) & ((1 << log2) - 1);
-            Decode(args.kv.k_format, KRow(args.kv, block, n / group, cell, args.head_dim),
-                   args.head_dim, &keys[i * dim]);
-            Decode(args.kv.v_format, VRow(args.kv, block, n / group, cell, args.head_dim),
-                   args.head_dim, &values[i * dim]);
+            DecodeRowReference(args.kv.k_format, args.head_dim,
+                               KRowAt(args.kv, block, n / group, cell, args.head_dim),
+                               &keys[i * dim]);
+            DecodeRowReference(args.kv.v_format, args.head_dim,
+                               VRowAt(args.kv, block, n / group, cell, args.head_dim),
+                               &values[i * dim]);
           }
         }
-        const float* q = args.q + t * args.q_stride + n * dim;
+        PrepareQuery(args.q + t * args.q_stride + n * dim, args.kv.k_format, args.head_dim,
+                     query.data());
         float* out = args.out + (int64_t{t} * args.num_q_heads + n) * dim;
         double max = -INFINITY;
         for (int i = 0; i < visible; ++i) {
           scores[i] = 0.0;
-          for (int64_t d = 0; d < dim; ++d) scores[i] += q[d] * keys[i * dim + d];
+          for (int64_t d = 0; d < dim; ++d) scores[i] += query[d] * keys[i * dim + d];
           max = std::fmax(max, scores[i]);
         }
         std::fill(sum.begin(), sum.end(), 0.0);
@@ -78,6 +96,7 @@ void AttentionReference(const AttentionArgs& args) {
           total += weight;
           for (int64_t d = 0; d < dim; ++d) sum[d] += weight * values[i * dim + d];
         }
+        if (KvHasScale(args.kv.v_format)) Unrotate(sum.data(), args.head_dim);
         for (int64_t d = 0; d < dim; ++d) {
           out[d] = visible == 0 ? 0.0f : static_cast<float>(sum[d] / total);
         }

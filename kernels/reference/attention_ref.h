@@ -1,6 +1,7 @@
 // Paged attention as plain loops: what "correct" means for every backend.
 //
-// Everything between the stored inputs and the one rounding of an output is f64.
+// Everything between the stored inputs and the one rounding of an output is f64, but for the query
+// that meets a K format with a scale: rotated in f32 and rounded to 8 bits, as every level does.
 #pragma once
 
 #include "kernels/ops.h"

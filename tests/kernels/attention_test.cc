@@ -20,7 +20,7 @@ namespace {
 
 using testing::Each;
 
-constexpr KvFormat kFormats[] = {KvFormat::kBf16, KvFormat::kF32};
+constexpr KvFormat kFormats[] = {KvFormat::kBf16, KvFormat::kF32, KvFormat::kF16};
 
 std::vector<float> Reference(const AttentionBatch& batch) {
   std::vector<float> out(size_t(batch.rows()) * batch.row_values(), NAN);
@@ -42,16 +42,16 @@ TEST(AttentionTest, SupportsTheTwoHeadSizesInEveryPairOfFormatsAndNothingElse) {
   for (const CpuIsa isa : Levels()) {
     const CpuBackendPtr backend = BackendAt(isa, 1);
     const Ops& ops = CpuOps(*backend);
-    for (const KvFormat k : kFormats) {
-      for (const KvFormat v : kFormats) {
-        EXPECT_TRUE(ops.supports({256, k, v}));
-        EXPECT_TRUE(ops.supports({512, k, v}));
-        for (const int dim : {0, 16, 64, 128, 255, 257, 320, 1024}) {
-          EXPECT_FALSE(ops.supports({dim, k, v})) << dim;
-        }
+    for (int pair = 0; pair < kNumKvFormats * kNumKvFormats; ++pair) {
+      const auto k = static_cast<KvFormat>(pair / kNumKvFormats);
+      const auto v = static_cast<KvFormat>(pair % kNumKvFormats);
+      EXPECT_TRUE(ops.supports({256, k, v}));
+      EXPECT_TRUE(ops.supports({512, k, v}));
+      for (const int dim : {0, 16, 64, 128, 255, 257, 320, 1024}) {
+        EXPECT_FALSE(ops.supports({dim, k, v})) << dim;
       }
     }
-    EXPECT_FALSE(ops.supports({256, static_cast<KvFormat>(2), KvFormat::kBf16}));
+    EXPECT_FALSE(ops.supports({256, static_cast<KvFormat>(7), KvFormat::kBf16}));
     EXPECT_FALSE(ops.supports({256, KvFormat::kBf16, static_cast<KvFormat>(9)}));
   }
 }
@@ -63,8 +63,8 @@ TEST(AttentionTest, EqualsTheReferenceForEveryHeadSizeGroupFormatAndBlockSize) {
       KvShape shape = {.head_dim = head_dim,
                        .num_kv_heads = 1 + variant % 2,
                        .log2_block_tokens = log2_block,
-                       .k_format = kFormats[variant % 2],
-                       .v_format = kFormats[variant / 2 % 2]};
+                       .k_format = kFormats[variant % 3],
+                       .v_format = kFormats[variant / 2 % 3]};
       SCOPED_TRACE(testing::Message()
                    << "head_dim " << head_dim << " group " << group << " rows " << rows
                    << " block 2^" << log2_block << " variant " << variant);
@@ -143,8 +143,8 @@ TEST(AttentionTest, SlidingWindowOfFourLetsQueryFiveSeeKeysTwoToFive) {
     std::vector<float> v(256, 0.0f);
     v[p] = 1.0f;
     const int32_t block = batch.block(0, p);
-    batch.kv().Write(batch.kv().KRow(block, 0, p), KvFormat::kF32, std::vector<float>(256, 0.0f));
-    batch.kv().Write(batch.kv().VRow(block, 0, p), KvFormat::kF32, v);
+    batch.kv().WriteK(block, 0, p, std::vector<float>(256, 0.0f));
+    batch.kv().WriteV(block, 0, p, v);
   }
   for (const CpuIsa isa : Levels()) {
     const CpuBackendPtr backend = BackendAt(isa, 1);
@@ -165,7 +165,7 @@ TEST(AttentionTest, ADominantKeyReturnsItsValueExactly) {
   for (int p = 0; p < positions; ++p) {
     std::vector<float> direction(256, 0.0f);
     direction[p] = 150.0f;
-    batch.kv().Write(batch.kv().KRow(batch.block(0, p), 0, p % 32), KvFormat::kF32, direction);
+    batch.kv().WriteK(batch.block(0, p), 0, p % 32, direction);
     direction[p] = 1.0f;
     std::copy(direction.begin(), direction.end(), batch.q(p));
   }
@@ -173,8 +173,7 @@ TEST(AttentionTest, ADominantKeyReturnsItsValueExactly) {
     const CpuBackendPtr backend = BackendAt(isa, 2);
     const std::vector<float> out = batch.Run(CpuOps(*backend));
     for (int p = 0; p < positions; ++p) {
-      const std::vector<float> want =
-          batch.kv().Read(batch.kv().VRow(batch.block(0, p), 0, p % 32), KvFormat::kBf16);
+      const std::vector<float> want = batch.kv().ReadV(batch.block(0, p), 0, p % 32);
       EXPECT_EQ(std::vector<float>(&out[p * 256], &out[p * 256] + 256), want)
           << CpuIsaName(isa) << " position " << p;
     }
@@ -289,8 +288,8 @@ TEST_P(AttentionBitsTest, WhatALaterRowSeesIsNothingToAnEarlierOne) {
   const std::vector<float> before = batch.Run(CpuOps(*one_));
   const std::vector<float> nan(256, std::numeric_limits<float>::quiet_NaN());
   const int32_t block = batch.block(0, 38);
-  batch.kv().Write(batch.kv().KRow(block, 0, 38 % 32), KvFormat::kBf16, nan);
-  batch.kv().Write(batch.kv().VRow(block, 0, 38 % 32), KvFormat::kBf16, nan);
+  batch.kv().WriteK(block, 0, 38 % 32, nan);
+  batch.kv().WriteV(block, 0, 38 % 32, nan);
   // When all six attend together, then the first four have the bits they had.
   const std::vector<float> after = batch.Run(CpuOps(*one_));
   EXPECT_TRUE(SameRows(batch, before, after, 0, 4));

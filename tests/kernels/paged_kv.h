@@ -1,5 +1,5 @@
-// A KV pool and a batch of segments for attention tests: scattered blocks, poison wherever a kernel
-// must not look.
+// A KV pool and a batch of segments for attention tests: rows of every format in scattered blocks,
+// poison wherever a kernel must not look.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,9 @@
 #include <span>
 #include <vector>
 
+#include "kernels/kv_row.h"
 #include "kernels/ops.h"
+#include "kernels/reference/kv_row_ref.h"
 #include "tests/kernels/test_backend.h"
 
 namespace tandem::kernels {
@@ -22,18 +24,22 @@ struct KvShape {
   KvFormat v_format = KvFormat::kBf16;
 };
 
-// Blocks of one layer, 128-byte aligned, every byte 0xff (NaN in each format) until written.
+// Blocks of one layer, 128-byte aligned, every byte `dirt` until written; 0xff is NaN in each
+// format and in each scale.
 class PagedKv {
  public:
-  PagedKv(const KvShape& shape, int blocks) : shape_(shape) {
+  PagedKv(const KvShape& shape, int blocks, int dirt = 0xff) : shape_(shape) {
     const size_t tokens = size_t{1} << shape.log2_block_tokens;
+    const auto scale_bytes = [&](KvFormat format) { return KvHasScale(format) ? tokens * 2 : 0; };
     view_.v_offset = tokens * KvRowBytes(shape.k_format, shape.head_dim);
-    view_.head_stride = view_.v_offset + tokens * KvRowBytes(shape.v_format, shape.head_dim);
+    view_.k_scale_offset = view_.v_offset + tokens * KvRowBytes(shape.v_format, shape.head_dim);
+    view_.v_scale_offset = view_.k_scale_offset + scale_bytes(shape.k_format);
+    view_.head_stride = (view_.v_scale_offset + scale_bytes(shape.v_format) + 127) / 128 * 128;
     view_.block_stride = view_.head_stride * shape.num_kv_heads + 256;  // other layers' bytes
     view_.log2_block_tokens = shape.log2_block_tokens;
     view_.k_format = shape.k_format;
     view_.v_format = shape.v_format;
-    bytes_.assign(view_.block_stride * blocks + 128, std::byte{0xff});
+    bytes_.assign(view_.block_stride * blocks + 128, static_cast<std::byte>(dirt));
     const size_t misalignment = reinterpret_cast<uintptr_t>(bytes_.data()) % 128;
     view_.base = bytes_.data() + (128 - misalignment) % 128;
     free_.resize(blocks);
@@ -54,35 +60,37 @@ class PagedKv {
     return block;
   }
 
-  std::byte* KRow(int32_t block, int head, int cell) {
-    return view_.base + block * view_.block_stride + head * view_.head_stride +
-           cell * KvRowBytes(shape_.k_format, shape_.head_dim);
+  KvRow K(int32_t block, int head, int cell) const {
+    return KRowAt(view_, block, head, cell, shape_.head_dim);
   }
-  std::byte* VRow(int32_t block, int head, int cell) {
-    return view_.base + block * view_.block_stride + head * view_.head_stride + view_.v_offset +
-           cell * KvRowBytes(shape_.v_format, shape_.head_dim);
+  KvRow V(int32_t block, int head, int cell) const {
+    return VRowAt(view_, block, head, cell, shape_.head_dim);
   }
-  void Write(std::byte* row, KvFormat format, std::span<const float> values) const {
-    for (size_t d = 0; d < values.size(); ++d) {
-      const Bf16 rounded = ToBf16(values[d]);
-      if (format == KvFormat::kF32) {
-        std::memcpy(row + d * 4, &values[d], 4);
-      } else {
-        std::memcpy(row + d * 2, &rounded, 2);
-      }
-    }
+  void WriteK(int32_t block, int head, int cell, std::span<const float> values) {
+    EncodeRowReference(values.data(), shape_.k_format, shape_.head_dim, K(block, head, cell));
   }
+  void WriteV(int32_t block, int head, int cell, std::span<const float> values) {
+    EncodeRowReference(values.data(), shape_.v_format, shape_.head_dim, V(block, head, cell));
+  }
+  // In the row's own space.
+  std::vector<float> ReadK(int32_t block, int head, int cell) const {
+    std::vector<float> values(shape_.head_dim);
+    DecodeRowReference(shape_.k_format, shape_.head_dim, K(block, head, cell), values.data());
+    return values;
+  }
+  std::vector<float> ReadV(int32_t block, int head, int cell) const {
+    std::vector<float> values(shape_.head_dim);
+    DecodeRowReference(shape_.v_format, shape_.head_dim, V(block, head, cell), values.data());
+    return values;
+  }
+
+  // Codes of a row, and what they hold in a format without a scale.
+  std::byte* KRow(int32_t block, int head, int cell) { return K(block, head, cell).codes; }
+  std::byte* VRow(int32_t block, int head, int cell) { return V(block, head, cell).codes; }
   std::vector<float> Read(const std::byte* row, KvFormat format) const {
     std::vector<float> values(shape_.head_dim);
-    for (int d = 0; d < shape_.head_dim; ++d) {
-      if (format == KvFormat::kF32) {
-        std::memcpy(&values[d], row + d * 4, 4);
-      } else {
-        Bf16 x;
-        std::memcpy(&x, row + d * 2, 2);
-        values[d] = ToFloat(x);
-      }
-    }
+    DecodeRowReference(format, shape_.head_dim, {.codes = const_cast<std::byte*>(row)},
+                       values.data());
     return values;
   }
 
@@ -116,8 +124,8 @@ inline SegmentRows CausalRows(int context, int rows, int window = 0) {
 class AttentionBatch {
  public:
   AttentionBatch(const KvShape& shape, int group, const std::vector<SegmentRows>& segments,
-                 uint32_t seed = 1)
-      : shape_(shape), group_(group), kv_(shape, CountBlocks(shape, segments)) {
+                 uint32_t seed = 1, int dirt = 0xff)
+      : shape_(shape), group_(group), kv_(shape, CountBlocks(shape, segments), dirt) {
     const float key_scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
     tables_.resize(segments.size());
     for (size_t s = 0; s < segments.size(); ++s) {
@@ -137,10 +145,8 @@ class AttentionBatch {
         const int cell = static_cast<int>(p) % kv_.block_tokens();
         for (int h = 0; h < shape.num_kv_heads; ++h) {
           const uint32_t key = seed + 7919 * static_cast<uint32_t>((s * 65536 + p) * 64 + h);
-          kv_.Write(kv_.KRow(block, h, cell), shape.k_format,
-                    RandomFloats(shape.head_dim, key, key_scale));
-          kv_.Write(kv_.VRow(block, h, cell), shape.v_format,
-                    RandomFloats(shape.head_dim, key + 1));
+          kv_.WriteK(block, h, cell, RandomFloats(shape.head_dim, key, key_scale));
+          kv_.WriteV(block, h, cell, RandomFloats(shape.head_dim, key + 1));
         }
       }
     }
@@ -154,10 +160,15 @@ class AttentionBatch {
   int row_values() const { return num_q_heads() * shape_.head_dim; }
   int q_stride() const { return row_values() + 3; }  // q lies in a wider projection
   PagedKv& kv() { return kv_; }
+  const PagedKv& kv() const { return kv_; }
+  const KvShape& shape() const { return shape_; }
   float* q(int row) { return q_.data() + size_t(row) * q_stride(); }
+  const float* q(int row) const { return q_.data() + size_t(row) * q_stride(); }
   int32_t block(int segment, int position) const {
     return tables_[segment][position / kv_.block_tokens()];
   }
+  int cell(int position) const { return position % kv_.block_tokens(); }
+  Interval visible(int row) const { return {visible_begin_[row], visible_end_[row]}; }
 
   std::vector<AttentionSegment> Segments() const {
     std::vector<AttentionSegment> segments;
