@@ -169,6 +169,14 @@ absl::Status NumericFailureStatus(int64_t step, int position) {
               {{"step", absl::StrCat(step)}, {"position", absl::StrCat(position)}});
 }
 
+absl::Status BrokenRowsStatus(int64_t step, int first_position, int rows) {
+  return Make(absl::StatusCode::kInternal,
+              absl::StrCat("a key or value of positions ", first_position, " to ",
+                           first_position + rows - 1, " is not finite"),
+              "NUMERIC_FAILURE",
+              {{"step", absl::StrCat(step)}, {"position", absl::StrCat(first_position)}});
+}
+
 absl::Status EngineFailureStatus() {
   return Make(absl::StatusCode::kInternal, "the engine failed; the server's log says why",
               "ENGINE_FAILURE");

@@ -30,6 +30,8 @@ absl::Status DeadlineUnattainableStatus(int64_t predicted_us, int64_t left_us);
 absl::Status QueueTimeoutStatus(int64_t waited_us);
 absl::Status KvExhaustedStatus(int preemptions);
 absl::Status NumericFailureStatus(int64_t step, int position);
+// Some K or V row among these was not finite.
+absl::Status BrokenRowsStatus(int64_t step, int first_position, int rows);
 absl::Status EngineFailureStatus();
 
 }  // namespace tandem::scheduler

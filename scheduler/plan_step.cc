@@ -2,15 +2,19 @@
 
 #include <algorithm>
 #include <climits>
+#include <map>
 #include <numeric>
 #include <utility>
 
 #include "kvcache/block_table.h"
+#include "scheduler/block_account.h"
+#include "scheduler/plan_seats.h"
 
 namespace tandem::scheduler {
 namespace {
 
-using Blocks = std::array<int64_t, engine::kNumKvGroups>;
+// What of SeqState::reuse a sequence takes.
+enum class ReuseLevel { kNothing, kBlocks, kCopy };
 
 // One sequence while the plan grows.
 struct Candidate {
@@ -20,138 +24,42 @@ struct Candidate {
   bool preempted = false;
   bool must_seat = false;  // others made room for it
   int turn = 0;
-  int want = 0;  // rows, guesses included, before blocks are looked for
-  int rows = 0;  // rows planned
+  ReuseLevel level = ReuseLevel::kNothing;  // expected, before blocks are looked for
+  bool reuses = false;                      // it takes that
+  int leader = -1;     // index of the candidate that computes its next block; -1: itself
+  bool waits = false;  // for this one, which has rows
+  int want = 0;        // rows, guesses included, before blocks are looked for
+  int rows = 0;        // rows planned
+
+  // Where its rows begin.
+  int kv_tokens() const {
+    switch (level) {
+      case ReuseLevel::kNothing:
+        break;
+      case ReuseLevel::kBlocks:
+        return std::max(state->kv_tokens, state->reuse.tokens);
+      case ReuseLevel::kCopy:
+        return state->reuse.copied_to;
+    }
+    return state->kv_tokens;
+  }
+  int rows_to_run() const { return state->known_tokens - kv_tokens(); }
+  bool decoding() const { return kv_tokens() >= state->prompt_tokens && rows_to_run() == 1; }
 };
 
 bool HasGroup(const PlanInput& in, int group) { return in.limits.num_blocks[group] > 0; }
 
-// Blocks a sequence has to hold, at most, to run all its known tokens and one more.
-int64_t BlocksToFinish(const PlanInput& in, const SeqState& state, int group) {
-  const int all = kvcache::BlocksFor(int64_t{state.known_tokens} + 1, in.limits.block_tokens);
-  return group == engine::kSliding ? std::min(all, SlidingBlocksHeld(in.limits)) : all;
-}
-
-// Seats and blocks, while it is decided who gets a seat.
-struct Room {
-  int64_t seats = 0;              // taken
-  Blocks free = {};               // beside what all the seated need to run what they know
-  std::vector<int> tenant_seats;  // by tenant
-  std::vector<bool> out;          // by seated sequence: it makes room
-};
-
-Room RoomOf(const PlanInput& in) {
-  Room room;
-  room.seats = static_cast<int64_t>(in.seated.size());
-  room.tenant_seats.resize(in.seated.size() + in.waiting.size());
-  room.out.resize(in.seated.size());
-  for (int g = 0; g < engine::kNumKvGroups; ++g) room.free[g] = in.free_blocks[g];
-  for (const SeqState& state : in.seated) {
-    ++room.tenant_seats[state.tenant];
-    for (int g = 0; g < engine::kNumKvGroups; ++g) {
-      room.free[g] -= std::max<int64_t>(0, BlocksToFinish(in, state, g) - state.blocks[g].held);
-    }
-  }
-  return room;
-}
-
-bool Fits(const PlanInput& in, const Room& room, const SeqState& state) {
-  if (room.seats >= in.config.max_slots) return false;
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    // One block to grow for everybody seated before, or they would be at each other's throat soon.
-    if (HasGroup(in, g) && BlocksToFinish(in, state, g) + room.seats > room.free[g]) return false;
-  }
-  return true;
-}
-
-void TakeSeat(const PlanInput& in, const SeqState& state, Room& room) {
-  ++room.seats;
-  ++room.tenant_seats[state.tenant];
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    if (HasGroup(in, g)) room.free[g] -= BlocksToFinish(in, state, g);
-  }
-}
-
-void GiveSeat(const PlanInput& in, int seq, Room& room) {
-  const SeqState& state = in.seated[seq];
-  room.out[seq] = true;
-  --room.seats;
-  --room.tenant_seats[state.tenant];
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    room.free[g] += std::max<int64_t>(state.blocks[g].held, BlocksToFinish(in, state, g));
-  }
-}
-
-// Whether a seated sequence before `seq` has the same tenant.
-bool HasBetterOfItsTenant(const PlanInput& in, const Room& room, int seq) {
-  for (int i = 0; i < seq; ++i) {
-    if (!room.out[i] && in.seated[i].tenant == in.seated[seq].tenant) return true;
-  }
-  return false;
-}
-
-// The worst-ranked of the tenant with most seats, when these are two more than `tenant` has;
-// else -1. Never the best-ranked of its tenant.
-int SwapVictim(const PlanInput& in, const Room& room, int tenant) {
-  const int most = *std::max_element(room.tenant_seats.begin(), room.tenant_seats.end());
-  if (most <= room.tenant_seats[tenant] + 1) return -1;
-  for (int i = static_cast<int>(in.seated.size()) - 1; i >= 0; --i) {
-    if (!room.out[i] && room.tenant_seats[in.seated[i].tenant] == most &&
-        HasBetterOfItsTenant(in, room, i)) {
-      return i;
-    }
-  }
-  return -1;
-}
-
-// Makes room for `state`: paused sequences go first, then, if it may swap, those of the tenant with
-// most seats. Changes nothing when even that is not enough.
-//   returns  whether there is room, and whether it took a swap
-struct RoomMade {
-  bool made = false;
-  bool swapped = false;
-};
-RoomMade MakeRoom(const PlanInput& in, const SeqState& state, bool may_swap, Room& room) {
-  Room trial = room;
-  bool swapped = false;
-  for (int i = static_cast<int>(in.seated.size()) - 1; i >= 0 && !Fits(in, trial, state); --i) {
-    if (in.seated[i].paused && !trial.out[i]) GiveSeat(in, i, trial);
-  }
-  while (!Fits(in, trial, state)) {
-    const int victim = may_swap ? SwapVictim(in, trial, state.tenant) : -1;
-    if (victim < 0) return {};
-    GiveSeat(in, victim, trial);
-    swapped = true;
-  }
-  room = std::move(trial);
-  return {.made = true, .swapped = swapped};
-}
-
-// Everybody who may take part: who stays seated, and who is seated now.
-std::vector<Candidate> SeatCandidates(const PlanInput& in, StepPlan& plan) {
-  const int num_seated = static_cast<int>(in.seated.size());
-  Room room = RoomOf(in);
+std::vector<Candidate> CandidatesOf(const PlanInput& in, const SeatChoice& choice) {
   std::vector<Candidate> candidates;
-  candidates.reserve(in.seated.size() + in.waiting.size());
-  int swaps = 0;
-  for (size_t i = 0; i < in.waiting.size(); ++i) {
-    const SeqState& state = in.waiting[i];
-    Candidate candidate = {.state = &state, .seq = num_seated + static_cast<int>(i)};
-    if (!Fits(in, room, state)) {
-      const RoomMade room_made = MakeRoom(in, state, swaps < kMaxSwaps, room);
-      if (!room_made.made) break;
-      swaps += room_made.swapped;
-      candidate.must_seat = true;
-    }
-    TakeSeat(in, state, room);
-    candidates.push_back(candidate);
-  }
-  for (int i = 0; i < num_seated; ++i) {
-    if (room.out[i]) {
-      plan.make_room.push_back(i);
-    } else {
-      candidates.push_back({.state = &in.seated[i], .seq = i, .seated = true});
-    }
+  candidates.reserve(choice.candidates.size());
+  const int num_seated = static_cast<int>(in.seated.size());
+  for (const SeatCandidate& seat : choice.candidates) {
+    const bool seated = seat.seq < num_seated;
+    candidates.push_back(
+        {.state = seated ? &in.seated[seat.seq] : &in.waiting[seat.seq - num_seated],
+         .seq = seat.seq,
+         .seated = seated,
+         .must_seat = seat.must_seat});
   }
   return candidates;
 }
@@ -171,6 +79,43 @@ void Order(const PlanInput& in, std::vector<Candidate>& candidates) {
                    });
 }
 
+// By seq: the index of its candidate; -1: it has none.
+std::vector<int> IndexBySeq(const PlanInput& in, const std::vector<Candidate>& candidates) {
+  std::vector<int> index(in.seated.size() + in.waiting.size(), -1);
+  for (size_t i = 0; i < candidates.size(); ++i) index[candidates[i].seq] = static_cast<int>(i);
+  return index;
+}
+
+// Whether the block that candidate `i` would copy is there when the step begins, whatever is
+// planned for those behind it.
+bool MayCopy(const std::vector<Candidate>& candidates, const std::vector<int>& index_by_seq,
+             size_t i) {
+  const Reuse& reuse = candidates[i].state->reuse;
+  if (reuse.copied_to == 0) return false;
+  const int owner = index_by_seq[reuse.copy_seq];
+  return owner >= 0 && owner < static_cast<int>(i) && candidates[owner].seated &&
+         !candidates[owner].preempted;
+}
+
+// Who reuses what, and who waits for whose rows.
+void FindLeaders(const std::vector<int>& index_by_seq, std::vector<Candidate>& candidates) {
+  std::map<int, int> leaders;  // by the number of the block they compute
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    Candidate& c = candidates[i];
+    if (c.state->paused) continue;
+    if (c.state->reuse.tokens > 0) c.level = ReuseLevel::kBlocks;
+    const auto leader = leaders.find(c.state->awaits);
+    if (leader != leaders.end()) {
+      c.leader = leader->second;
+      continue;
+    }
+    if (MayCopy(candidates, index_by_seq, i)) c.level = ReuseLevel::kCopy;
+    if (c.state->computes >= 0 && c.rows_to_run() > 1) {
+      leaders.emplace(c.state->computes, static_cast<int>(i));
+    }
+  }
+}
+
 // Deals `rows_left` rows out to prompts: equally among tenants, as far as they have use for them,
 // and by rank within a tenant.
 //   returns  whether there were too few
@@ -179,7 +124,7 @@ bool SharePromptRows(std::vector<Candidate>& candidates, int rows_left) {
   std::vector<Prompts> tenants;             // in the order of their first candidates
   std::vector<int> index_of;                // by tenant; -1: none of its prompts seen
   for (Candidate& c : candidates) {
-    if (c.state->paused || c.state->decoding()) continue;
+    if (c.state->paused || c.leader >= 0 || c.decoding()) continue;
     const size_t tenant = c.state->tenant;
     if (tenant >= index_of.size()) index_of.resize(tenant + 1, -1);
     if (index_of[tenant] < 0) {
@@ -195,7 +140,7 @@ bool SharePromptRows(std::vector<Candidate>& candidates, int rows_left) {
       int rows = std::min(share, rows_left);
       while (rows > 0 && !prompts.empty()) {
         Candidate& c = *prompts.front();
-        const int open = c.state->known_tokens - c.state->kv_tokens - c.want;
+        const int open = c.rows_to_run() - c.want;
         const int taken = std::min(rows, open);
         c.want += taken;
         rows -= taken;
@@ -231,12 +176,12 @@ bool ShareRows(const PlanInput& in, std::vector<Candidate>& candidates) {
   std::vector<int> drafts;
   int64_t prompt_rows = 0;  // that could run
   for (Candidate& c : candidates) {
-    if (c.state->paused) continue;
-    if (c.state->decoding()) {
+    if (c.state->paused || c.leader >= 0) continue;
+    if (c.decoding()) {
       decoders.push_back(&c);
       drafts.push_back(c.state->drafts);
     } else {
-      prompt_rows += c.state->known_tokens - c.state->kv_tokens;
+      prompt_rows += c.rows_to_run();
     }
   }
   int rows_left = in.config.max_step_rows - static_cast<int>(decoders.size());
@@ -252,42 +197,82 @@ bool ShareRows(const PlanInput& in, std::vector<Candidate>& candidates) {
   return SharePromptRows(candidates, rows_left);
 }
 
-// Entries that the block table has, or gets by what is planned already.
+// Entries that the block table has, once the sequence has reused what it can, or gets by what is
+// planned already.
 int64_t PlannedTable(const PlanInput& in, const Candidate& c, int group) {
-  return std::max(c.state->blocks[group].table,
-                  kvcache::BlocksFor(int64_t{c.state->kv_tokens} + c.rows, in.limits.block_tokens));
+  const bool reuses = c.level != ReuseLevel::kNothing && c.state->reuse.tokens > 0;
+  const int table =
+      reuses ? c.state->reuse.tokens / in.limits.block_tokens : c.state->blocks[group].table;
+  if (c.rows == 0) return table;  // rows of a copy come with the first row of its own
+  return std::max(table,
+                  kvcache::BlocksFor(int64_t{c.kv_tokens()} + c.rows, in.limits.block_tokens));
 }
 
-// Rows that the sequence can run with what it has and `free` more blocks.
-int RowsThatFit(const PlanInput& in, const Candidate& c, const Blocks& free) {
+// What is left of the free blocks when the sequence has reused what it can.
+Blocks FreeBehindReuse(const Candidate& c, const BlockAccount& account) {
+  Blocks free = account.free();
+  if (c.level == ReuseLevel::kNothing || c.reuses) return free;
+  const Blocks cost = account.CostOfReuse(c.seq);
+  for (int g = 0; g < engine::kNumKvGroups; ++g) free[g] -= cost[g];
+  return free;
+}
+
+bool ReuseFits(const Candidate& c, const BlockAccount& account) {
+  const Blocks free = FreeBehindReuse(c, account);
+  return std::all_of(free.begin(), free.end(), [](int64_t blocks) { return blocks >= 0; });
+}
+
+// Rows that the sequence can run with what it has and can get.
+int RowsThatFit(const PlanInput& in, const Candidate& c, const BlockAccount& account) {
+  if (!ReuseFits(c, account)) return 0;
+  const Blocks free = FreeBehindReuse(c, account);
   int64_t rows = INT_MAX;
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     if (!HasGroup(in, g)) continue;
-    rows = std::min(
-        rows, (PlannedTable(in, c, g) + free[g]) * in.limits.block_tokens - c.state->kv_tokens);
+    rows =
+        std::min(rows, (PlannedTable(in, c, g) + free[g]) * in.limits.block_tokens - c.kv_tokens());
   }
   return static_cast<int>(rows);
 }
 
+// Lowers what is reused until a row fits.
+//   returns  false: not even with nothing reused, which the level then is
+bool FindLevel(const PlanInput& in, bool may_copy, const BlockAccount& account, Candidate& c) {
+  const ReuseLevel without_copy =
+      c.state->reuse.tokens > 0 ? ReuseLevel::kBlocks : ReuseLevel::kNothing;
+  if (c.level == ReuseLevel::kCopy && !may_copy) c.level = without_copy;
+  while (RowsThatFit(in, c, account) < 1) {
+    if (c.level == ReuseLevel::kNothing) return false;
+    c.level = c.level == ReuseLevel::kCopy ? without_copy : ReuseLevel::kNothing;
+  }
+  return true;
+}
+
+void TakeReuse(Candidate& c, BlockAccount& account) {
+  if (c.level == ReuseLevel::kNothing) return;
+  account.TakeReuse(c.seq);
+  c.reuses = true;
+}
+
 // Plans `rows`, as many as before or more, and takes the blocks for them.
-void TakeRows(const PlanInput& in, Candidate& c, int rows, Blocks& free) {
+void TakeRows(const PlanInput& in, Candidate& c, int rows, BlockAccount& account) {
   Blocks before = {};
   for (int g = 0; g < engine::kNumKvGroups; ++g) before[g] = PlannedTable(in, c, g);
   c.rows = rows;
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    if (HasGroup(in, g)) free[g] -= PlannedTable(in, c, g) - before[g];
+    if (HasGroup(in, g)) account.Add(g, before[g] - PlannedTable(in, c, g));
   }
 }
 
 // Blocks for the guesses, as far as they are free: the longest drafts go short first.
-void TakeDraftRows(const PlanInput& in, std::vector<Candidate>& candidates, Blocks& free) {
+void TakeDraftRows(const PlanInput& in, std::vector<Candidate>& candidates, BlockAccount& account) {
   bool more = true;
   for (int rows = 2; more; ++rows) {
     more = false;
     for (Candidate& c : candidates) {
-      if (!c.state->decoding() || c.rows != rows - 1 || c.want < rows) continue;
-      if (RowsThatFit(in, c, free) < rows) continue;
-      TakeRows(in, c, rows, free);
+      if (!c.decoding() || c.rows != rows - 1 || c.want < rows) continue;
+      if (RowsThatFit(in, c, account) < rows) continue;
+      TakeRows(in, c, rows, account);
       more = true;
     }
   }
@@ -322,12 +307,72 @@ void PlanGuesses(const PlanInput& in, StepPlan& plan) {
   plan.drafted_tokens_per_s = choice.drafted_tokens_per_s;
 }
 
-// The last seated candidate behind `from`; null when there is none.
-Candidate* LastBehind(std::vector<Candidate>& candidates, size_t from) {
-  for (size_t i = candidates.size(); i-- > from + 1;) {
-    if (candidates[i].seated && !candidates[i].preempted) return &candidates[i];
+// Who gives its blocks to candidate `i`, for which they do not suffice: the last seated one behind
+// it that has some to give, in a group where they are short. When each of these shares them with
+// others, the last that has any.
+//   returns  null: there is none
+Candidate* FindVictim(const PlanInput& in, const BlockAccount& account,
+                      std::vector<Candidate>& candidates, size_t i) {
+  const Candidate& needy = candidates[i];
+  Candidate* last = nullptr;
+  for (size_t k = candidates.size(); k-- > i + 1;) {
+    Candidate& c = candidates[k];
+    if (!c.seated || c.preempted) continue;
+    const Blocks freed = account.FreedBy(c.seq);
+    for (int g = 0; g < engine::kNumKvGroups; ++g) {
+      if (!HasGroup(in, g)) continue;
+      const int64_t blocks = PlannedTable(in, needy, g) + account.free()[g];
+      const bool is_short = blocks * in.limits.block_tokens <= needy.kv_tokens();
+      if (is_short && freed[g] > 0) return &c;
+      if (last == nullptr && c.state->blocks[g].held > 0) last = &c;
+    }
   }
-  return nullptr;
+  return last;
+}
+
+// The rows that the leader of candidate `i` cannot run go to `i`, and whoever else waited for them
+// waits for `i`.
+void TakeLead(std::vector<Candidate>& candidates, size_t i) {
+  Candidate& c = candidates[i];
+  const int before = c.leader;
+  c.want = std::min(std::exchange(candidates[before].want, 0), c.rows_to_run());
+  c.leader = -1;
+  for (Candidate& other : candidates) {
+    if (other.leader == before) other.leader = static_cast<int>(i);
+  }
+}
+
+// One row for everybody, in order, so that a long chunk cannot take the block that a decoder behind
+// it needs; who finds none takes the blocks of others behind.
+void TakeFirstRows(const PlanInput& in, const std::vector<int>& index_by_seq,
+                   std::vector<Candidate>& candidates, BlockAccount& account, StepPlan& plan) {
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    Candidate& c = candidates[i];
+    if (c.preempted) continue;
+    if (c.leader >= 0) {
+      c.waits = candidates[c.leader].rows > 0;
+      if (c.waits) {  // what it needs next stays where it is
+        if (ReuseFits(c, account)) TakeReuse(c, account);
+        continue;
+      }
+      TakeLead(candidates, i);
+    }
+    if (c.want == 0) continue;
+    const ReuseLevel level = c.level;
+    bool fits = FindLevel(in, MayCopy(candidates, index_by_seq, i), account, c);
+    while (!fits && c.seated) {
+      Candidate* victim = FindVictim(in, account, candidates, i);
+      if (victim == nullptr) break;
+      victim->preempted = true;
+      (victim->state->paused ? plan.make_room : plan.preempt).push_back(victim->seq);
+      account.Leave(victim->seq);
+      c.level = level;
+      fits = FindLevel(in, MayCopy(candidates, index_by_seq, i), account, c);
+    }
+    if (!fits) continue;
+    TakeReuse(c, account);
+    TakeRows(in, c, 1, account);
+  }
 }
 
 }  // namespace
@@ -341,43 +386,38 @@ Rank RankOf(const SchedulerConfig& config, const Request& request, RequestId id,
 
 StepPlan PlanStep(const PlanInput& in) {
   StepPlan plan;
-  std::vector<Candidate> candidates = SeatCandidates(in, plan);
+  const Sharing sharing(in);
+  SeatChoice seats = ChooseSeats(in, sharing);
+  plan.make_room = std::move(seats.make_room);
+  std::vector<Candidate> candidates = CandidatesOf(in, seats);
   Order(in, candidates);
+  const std::vector<int> index_by_seq = IndexBySeq(in, candidates);
+  FindLeaders(index_by_seq, candidates);
   plan.prompts_limited = ShareRows(in, candidates);
 
-  // First one row for everybody, in order, so that a long chunk cannot take the block that a
-  // decoder behind it needs; who finds none takes the blocks of the last.
-  Blocks free = {};
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    free[g] = in.free_blocks[g];
-    for (const int seq : plan.make_room) free[g] += in.seated[seq].blocks[g].held;
-  }
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    Candidate& c = candidates[i];
-    if (c.preempted || c.want == 0) continue;
-    while (c.seated && RowsThatFit(in, c, free) < 1) {
-      Candidate* victim = LastBehind(candidates, i);
-      if (victim == nullptr) break;
-      victim->preempted = true;
-      (victim->state->paused ? plan.make_room : plan.preempt).push_back(victim->seq);
-      for (int g = 0; g < engine::kNumKvGroups; ++g) free[g] += victim->state->blocks[g].held;
-    }
-    if (RowsThatFit(in, c, free) >= 1) TakeRows(in, c, 1, free);
-  }
+  BlockAccount account(in, sharing);
+  for (const int seq : plan.make_room) account.Leave(seq);
+  TakeFirstRows(in, index_by_seq, candidates, account, plan);
   // Then the rest of the chunks, and guesses last.
   for (Candidate& c : candidates) {
-    if (c.rows == 0 || c.state->decoding()) continue;
-    TakeRows(in, c, std::min(c.want, RowsThatFit(in, c, free)), free);
+    if (c.rows == 0 || c.decoding()) continue;
+    const int rows = std::min({c.want, c.rows_to_run(), RowsThatFit(in, c, account)});
+    TakeRows(in, c, std::max(c.rows, rows), account);
   }
-  TakeDraftRows(in, candidates, free);
+  TakeDraftRows(in, candidates, account);
 
   for (const Candidate& c : candidates) {
-    if (!c.seated && (c.rows > 0 || c.must_seat)) plan.admit.push_back(c.seq);
+    if (!c.seated && (c.rows > 0 || c.waits || c.must_seat)) plan.admit.push_back(c.seq);
+    if (c.reuses) {
+      SeqReuse reuse = {.seq = c.seq, .reuse = c.state->reuse};
+      if (c.level != ReuseLevel::kCopy) reuse.reuse.copied_to = 0;
+      plan.reuse.push_back(reuse);
+    }
     if (c.rows == 0) continue;
-    const bool decoding = c.state->decoding();
+    const bool decoding = c.decoding();
     (decoding ? plan.decode : plan.prefill)
         .push_back({.seq = c.seq,
-                    .first_position = c.state->kv_tokens,
+                    .first_position = c.kv_tokens(),
                     .rows = c.rows,
                     .drafts = decoding ? c.rows - 1 : 0});
   }

@@ -133,9 +133,9 @@ inline void Add(DraftCounts& sum, const DraftCounts& more) {
 
 struct RequestStats {
   int prompt_tokens = 0;
-  int cached_prompt_tokens =
-      0;                      // of the prompt, found in the prefix cache when it was seated first
-  int completion_tokens = 0;  // over all choices
+  int cached_prompt_tokens = 0;  // of the prompt, what the first choice did not have to compute,
+                                 // since others had: before its first row or while it ran
+  int completion_tokens = 0;     // over all choices
   int preemptions = 0;
   int recomputed_tokens = 0;
   DraftCounts drafts;      // over all choices

@@ -1,15 +1,10 @@
 #include "scheduler/roster.h"
 
 #include <algorithm>
-#include <cassert>
-#include <iterator>
 #include <optional>
-#include <span>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "scheduler/end_status.h"
-#include "scheduler/stop_rules.h"
 
 namespace tandem::scheduler {
 namespace {
@@ -39,14 +34,6 @@ int64_t PromptLeft(const Sequence& sequence) {
   return std::max(0, sequence.request->prompt_tokens() - sequence.kv_tokens);
 }
 
-bool MayDraft(const Request& request) {
-  return request.speculation.mode != Speculation::Mode::kOff &&
-         request.speculation.max_draft_tokens > 0;
-}
-
-// Without a seat: it was preempted.
-bool HasRun(const Sequence& sequence) { return sequence.computed_tokens > 0; }
-
 }  // namespace
 
 Roster::Roster(const SchedulerConfig& config, const ModelLimits& limits,
@@ -56,6 +43,7 @@ Roster::Roster(const SchedulerConfig& config, const ModelLimits& limits,
       max_known_(MaxSequenceTokens(limits)),
       waiting_sequences_(waiting_sequences),
       pools_{kvcache::BlockPool(limits.num_blocks[0]), kvcache::BlockPool(limits.num_blocks[1])},
+      prefix_reuse_(config, limits, pools_),
       line_(config.tenant_turn_us) {}
 
 RequestState* Roster::Find(RequestId id) {
@@ -75,6 +63,7 @@ void Roster::Arrive(SubmitMessage message) {
   state.stop_ids = stop.stop_ids;
   state.stop_ids.insert(state.stop_ids.end(), stop.eos_ids.begin(), stop.eos_ids.end());
   state.needs_counts = WantsPenalty(state.request.sampling);
+  state.root_key = prefix_reuse_.RootKeyOf(state.request);
   state.open_choices = state.request.n;
   state.stats.prompt_tokens = state.prompt_tokens();
   state.choices.resize(state.request.n);
@@ -209,252 +198,6 @@ void Roster::FailAll(absl::Status (*make_status)(), int64_t now_us) {
   while (!requests_.empty()) FinishRequest(*requests_.begin()->second, make_status(), now_us);
 }
 
-int Roster::DraftRoom(const Sequence& sequence, int more_tokens) const {
-  const Request& request = sequence.request->request;
-  if (!MayDraft(request)) return 0;
-  // A round of k guesses can give k + 1 tokens (mtp.md 2.2 step 1).
-  const int tokens_left =
-      std::min(request.stop.max_tokens - static_cast<int>(sequence.output.size()),
-               max_known_ - KnownTokens(sequence)) -
-      more_tokens;
-  return std::max(0, std::min({config_.max_draft_tokens, request.speculation.max_draft_tokens,
-                               tokens_left - 1}));
-}
-
-SeqState Roster::StateOf(const Sequence& sequence) const {
-  const RequestState& request = *sequence.request;
-  SeqState state;
-  state.rank = sequence.rank;
-  state.paused = request.paused;
-  state.prompt_tokens = request.prompt_tokens();
-  state.known_tokens = KnownTokens(sequence);
-  state.kv_tokens = sequence.kv_tokens;
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    state.blocks[g].table = static_cast<int>(sequence.tables[g].blocks.size());
-    state.blocks[g].held = sequence.tables[g].num_held();
-  }
-  state.drafts = static_cast<int>(sequence.draft.size());
-  const int output_tokens = static_cast<int>(sequence.output.size());
-  if (output_tokens + 1 < request.request.stop.max_tokens && state.known_tokens + 1 < max_known_) {
-    state.wish = {.mode = request.request.speculation.mode,
-                  .max_tokens = DraftRoom(sequence, /*more_tokens=*/1),
-                  .history = sequence.draft_history};
-  }
-  return state;
-}
-
-Lineup Roster::MakeLineup(const CostModel& cost, int64_t step) const {
-  Lineup lineup;
-  PlanInput& input = lineup.input;
-  input.config = config_;
-  input.limits = limits_;
-  input.cost = cost;
-  input.draft_prior = draft_prior_;
-  input.step = step;
-  for (int g = 0; g < engine::kNumKvGroups; ++g) input.free_blocks[g] = pools_[g].num_free();
-  absl::flat_hash_map<const TenantLine*, int> tenants;
-  const auto state_of = [&](const Sequence& sequence) {
-    SeqState state = StateOf(sequence);
-    const auto next = static_cast<int>(tenants.size());
-    state.tenant = tenants.try_emplace(sequence.request->tenant, next).first->second;
-    return state;
-  };
-  int seats = config_.max_slots + kMaxSwaps;  // that could be given away
-  for (Sequence* sequence : seated_) {
-    input.seated.push_back(state_of(*sequence));
-    lineup.sequences.push_back(sequence);
-    if (!sequence->request->paused) --seats;
-  }
-  for (Sequence* sequence : line_.First(seats)) {
-    input.waiting.push_back(state_of(*sequence));
-    lineup.sequences.push_back(sequence);
-  }
-  return lineup;
-}
-
-std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us) {
-  for (const int seq : plan.make_room) {
-    Preempt(*lineup.sequences[seq], /*counted=*/false, now_us);
-  }
-  for (const int seq : plan.preempt) Preempt(*lineup.sequences[seq], /*counted=*/true, now_us);
-  for (const int seq : plan.admit) {
-    Sequence& sequence = *lineup.sequences[seq];
-    if (sequence.phase == SeatPhase::kWaiting) Seat(sequence);
-  }
-  std::vector<SeatRows> seats;
-  for (const std::vector<SeqRows>* rows_of : {&plan.decode, &plan.prefill}) {
-    for (const SeqRows& rows : *rows_of) {
-      Sequence& sequence = *lineup.sequences[rows.seq];
-      if (sequence.phase != SeatPhase::kSeated) continue;
-      for (int g = 0; g < engine::kNumKvGroups; ++g) {
-        if (limits_.num_blocks[g] == 0) continue;
-        [[maybe_unused]] const bool grown = kvcache::Grow(
-            sequence.tables[g], pools_[g], limits_.block_tokens, sequence.kv_tokens + rows.rows);
-        assert(grown);  // the plan counted the free blocks
-      }
-      if (!sequence.request->started) Start(*sequence.request, now_us);
-      if (sequence.draft_reason == DraftReason::kPays && rows.reason == DraftReason::kAcceptance) {
-        ++totals_.draft_auto_off_total;
-      }
-      // A trial in between is no decision: who was switched off stays known as that.
-      if (rows.reason != DraftReason::kTrial) sequence.draft_reason = rows.reason;
-      seats.push_back(
-          {.sequence = &sequence, .rows = rows.rows, .drafts = rows.drafts, .guess = rows.guess});
-    }
-  }
-  for (const RequestId id : std::exchange(impatient_, {})) {
-    RequestState* state = Find(id);
-    if (state != nullptr && !state->started) {
-      FinishRequest(*state, NotStartedAtOnceStatus(), now_us);
-    }
-  }
-  return seats;
-}
-
-int Roster::Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
-                   engine::StepResult result, int64_t step, int64_t now_us) {
-  const std::vector<SegmentResult> results = ResultsBySegment(batch, result);
-  int accepted = 0;
-  for (size_t i = 0; i < seats.size(); ++i) {
-    if (seats[i].sequence->phase == SeatPhase::kEnded) continue;  // its request failed just now
-    accepted += CommitSeat(seats[i], results[i], step, now_us);
-  }
-  return accepted;
-}
-
-int Roster::CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step, int64_t now_us) {
-  Sequence& sequence = *seat.sequence;
-  RequestState& state = *sequence.request;
-  const auto bad_score =
-      std::find_if(result.scores.begin(), result.scores.end(),
-                   [](const engine::SampledToken& token) { return !token.finite; });
-  if (bad_score != result.scores.end()) {
-    const auto index = static_cast<int>(bad_score - result.scores.begin());
-    FinishRequest(state, NumericFailureStatus(step, state.next_scored - 1 + index), now_us);
-    return 0;
-  }
-
-  // What goes out, and what that makes of the guesses: one that held but lies behind a stop does
-  // not exist. A row that is not finite ends the run like plain decoding would have ended there.
-  const bool broken = !result.drawn.empty() && !result.drawn.back().finite;
-  const std::span<engine::SampledToken> run =
-      result.drawn.first(result.drawn.size() - (broken ? 1 : 0));
-  const int known_before = KnownTokens(sequence);
-  const SentRun sent = ScanRun(state.request.stop, run, static_cast<int>(sequence.output.size()),
-                               known_before, max_known_);
-  const int held = std::max(0, static_cast<int>(result.drawn.size()) - 1);
-  DraftCounts round;
-  // After a preemption the newest token's row runs at the end of a chunk: a round as well.
-  round.rounds = !result.drawn.empty() && !sequence.output.empty() ? 1 : 0;
-  round.drafted = sent.reason.has_value() ? std::min(seat.drafts, sent.tokens) : seat.drafts;
-  round.accepted = std::min(held, sent.tokens);
-
-  CommitRows(sequence, seat.rows - seat.drafts + static_cast<int>(round.accepted));
-  for (const engine::SampledToken& token : run.first(sent.tokens)) {
-    sequence.output.push_back(token.id);
-    if (state.needs_counts) ++sequence.counts.output[token.id];
-  }
-  CommitDraft(seat, round, result.draft, /*goes_on=*/!sent.reason.has_value() && !broken);
-
-  if (!result.scores.empty()) {
-    TokenEvent event;
-    event.kind = TokenEvent::Kind::kPromptLogprobs;
-    event.first_position = state.next_scored;
-    event.tokens.assign(std::make_move_iterator(result.scores.begin()),
-                        std::make_move_iterator(result.scores.end()));
-    state.next_scored += static_cast<int>(event.tokens.size());
-    state.sink(std::move(event));
-  }
-  if (sent.tokens > 0) {
-    if (state.stats.completion_tokens == 0) state.first_token_us = now_us;
-    state.stats.completion_tokens += sent.tokens;
-    totals_.generated_tokens_total += sent.tokens;
-    TokenEvent event;
-    event.kind = TokenEvent::Kind::kTokens;
-    event.choice = sequence.choice;
-    event.tokens.assign(std::make_move_iterator(run.begin()),
-                        std::make_move_iterator(run.begin() + sent.tokens));
-    event.drafted = static_cast<int>(round.drafted);
-    event.accepted = static_cast<int>(round.accepted);
-    state.sink(std::move(event));
-  }
-  if (sent.reason.has_value()) {
-    const bool by_id =
-        *sent.reason == FinishReason::kStopToken || *sent.reason == FinishReason::kStopEos;
-    FinishChoice(sequence, *sent.reason, by_id ? sequence.output.back() : -1, now_us);
-  } else if (broken) {
-    const int position = known_before - 1 + static_cast<int>(run.size());
-    FinishRequest(state, NumericFailureStatus(step, position), now_us);
-  } else if (sequence.kv_tokens == KnownTokens(sequence)) {  // max_tokens is 0: scored, done
-    FinishChoice(sequence, FinishReason::kMaxTokens, -1, now_us);
-  }
-  return static_cast<int>(round.accepted);
-}
-
-void Roster::CommitRows(Sequence& sequence, int rows) {
-  const int begin = sequence.kv_tokens;
-  const int end = begin + rows;
-  const int recomputed = std::max(0, std::min(end, sequence.computed_tokens) - begin);
-  const int prompt_end = std::min(end, sequence.request->prompt_tokens());
-  totals_.prompt_tokens_total +=
-      std::max(0, prompt_end - std::max(begin, sequence.computed_tokens));
-  totals_.recomputed_tokens_total += recomputed;
-  sequence.request->stats.recomputed_tokens += recomputed;
-  sequence.kv_tokens = end;
-  sequence.computed_tokens = std::max(sequence.computed_tokens, end);
-  for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    kvcache::Truncate(sequence.tables[g], pools_[g], limits_.block_tokens, end);
-  }
-  if (limits_.num_blocks[engine::kSliding] > 0) {
-    // The next row, at position kv_tokens, sees kv_tokens - window + 1 and later; one more is
-    // kept for both conventions of a drafter (mtp.md 3.5).
-    kvcache::ReleaseBelow(sequence.tables[engine::kSliding], pools_[engine::kSliding],
-                          limits_.block_tokens, std::max(0, end - limits_.window));
-  }
-}
-
-void Roster::CommitDraft(const SeatRows& seat, DraftCounts round, const engine::Draft* fresh,
-                         bool goes_on) {
-  Sequence& sequence = *seat.sequence;
-  const auto drafted = static_cast<int>(round.drafted);
-  const auto accepted = static_cast<int>(round.accepted);
-  round.rounds_with_draft = drafted > 0 ? 1 : 0;
-  round.discarded = static_cast<int64_t>(sequence.draft.size()) - drafted;
-  std::fill_n(round.drafted_at.begin(), drafted, 1);
-  std::fill_n(round.accepted_at.begin(), accepted, 1);
-  const bool may_draft = config_.max_draft_tokens > 0 && MayDraft(sequence.request->request);
-  if (may_draft && round.rounds > 0) {
-    Observe(sequence.draft_history, draft_prior_, sequence.draft_missed ? 1 : drafted, accepted);
-  }
-  sequence.draft.clear();
-  sequence.draft_missed = false;
-  if (fresh != nullptr) {
-    // After a NaN the sequence goes on plainly, though the ids before it would do no harm.
-    const auto size = static_cast<int>(fresh->ids.size());
-    const int keep =
-        fresh->finite && goes_on ? std::min(size, DraftRoom(sequence, /*more_tokens=*/0)) : 0;
-    sequence.draft.assign(fresh->ids.begin(), fresh->ids.begin() + keep);
-    sequence.draft_missed = size == 0 || !fresh->finite;
-    round.failed = fresh->finite ? 0 : 1;
-    round.discarded += size - keep;
-  }
-  Count(sequence, round);
-}
-
-void Roster::DiscardDraft(Sequence& sequence) {
-  DraftCounts counts;
-  counts.discarded = static_cast<int64_t>(sequence.draft.size());
-  Count(sequence, counts);
-  sequence.draft.clear();
-  sequence.draft_missed = false;
-}
-
-void Roster::Count(Sequence& sequence, const DraftCounts& counts) {
-  Add(sequence.drafts, counts);
-  Add(sequence.request->stats.drafts, counts);
-  Add(totals_.drafts, counts);
-}
-
 int64_t Roster::FlushPrefixCache() {
   int64_t freed = 0;
   for (kvcache::BlockPool& pool : pools_) freed += pool.FlushCached();
@@ -477,13 +220,13 @@ void Roster::FillStats(SchedulerStats& stats) const {
 void Roster::Queue(Sequence& sequence) {
   sequence.phase = SeatPhase::kWaiting;
   waiting_sequences_ += 1;
-  if (HasRun(sequence)) ++num_preempted_;
+  if (sequence.has_run) ++num_preempted_;
   if (!sequence.request->paused) line_.Join(sequence);
 }
 
 void Roster::Unqueue(Sequence& sequence) {
   waiting_sequences_ -= 1;
-  if (HasRun(sequence)) --num_preempted_;
+  if (sequence.has_run) --num_preempted_;
   if (!sequence.request->paused) line_.Leave(sequence);
 }
 
@@ -521,6 +264,7 @@ void Roster::Preempt(Sequence& sequence, bool counted, int64_t now_us) {
   }
   Unseat(sequence);
   sequence.kv_tokens = 0;
+  sequence.published_blocks = 0;
   DiscardDraft(sequence);
   Queue(sequence);
 }
@@ -531,6 +275,10 @@ void Roster::Start(RequestState& state, int64_t now_us) {
   state.started_us = now_us;
   SetDue(state);
   state.stats.queue_us = now_us - state.request.arrival_us;
+  if (config_.prefix_cache && state.request.prefix_cache.read) {
+    totals_.prefix_query_tokens_total += state.prompt_tokens();
+    totals_.prefix_hit_tokens_total += state.stats.cached_prompt_tokens;
+  }
   if (state.needs_counts) {
     engine::TokenCounts counts;
     for (const int32_t id : state.request.prompt) ++counts.prompt[id];

@@ -23,6 +23,7 @@
 #include "scheduler/config.h"
 #include "scheduler/inbox.h"
 #include "scheduler/plan_step.h"
+#include "scheduler/prefix_reuse.h"
 #include "scheduler/segment_result.h"
 #include "scheduler/sequence.h"
 #include "scheduler/stats.h"
@@ -60,17 +61,20 @@ class Roster {
   // packaged absl, where ThreadSanitizer cannot follow.
   void FailAll(absl::Status (*make_status)(), int64_t now_us);
 
+  // Looks for rows that can be reused, too.
   //   step  number of the step that is planned
-  Lineup MakeLineup(const CostModel& cost, int64_t step) const;
-  // Preempts, seats, gives blocks, tells requests whose first row is about to run, and ends those
-  // that would have to wait but do not want to (Request::reject_if_queued).
+  Lineup MakeLineup(const CostModel& cost, int64_t step);
+  // Seats, hands over blocks that are reused, preempts, gives blocks, tells requests whose first
+  // row is about to run, and ends those that would have to wait but do not want to
+  // (Request::reject_if_queued).
   //   plan     made from lineup.input, of the roster as it is now
   //   returns  who runs with how many rows: plan.decode, then plan.prefill, without requests that
   //            failed because they were preempted too often
   std::vector<SeatRows> Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us);
   // Takes the result of a step: rows of known tokens and of guesses that held are in the cache now,
   // the others are as if they had never run; tokens go out, choices end; blocks that left the
-  // window or hold no such row are released; fresh guesses are kept for the next step.
+  // window or hold no such row are released, those that are full can be found by others from now
+  // on; fresh guesses are kept for the next step.
   //   result   that CheckResult accepts
   //   returns  guesses that held
   int Commit(const std::vector<SeatRows>& seats, const engine::StepBatch& batch,
@@ -100,11 +104,18 @@ class Roster {
   void Start(RequestState& state, int64_t now_us);
   void EndPause(RequestState& state, int64_t now_us);
   SeqState StateOf(const Sequence& sequence) const;
+  void OfferReuse(Lineup& lineup);
   // Guesses that could be of use once the sequence has so many more tokens.
   int DraftRoom(const Sequence& sequence, int more_tokens) const;
-  // Commit for one seat, in this order: rows, tokens, what became of guesses.
+  // Blocks that a copy reads, by group. Held until Apply is done.
+  using CopySource = std::array<int32_t, engine::kNumKvGroups>;
+  CopySource HoldCopySource(const Lineup& lineup, const Reuse& reuse);
+  void ReleaseCopySource(const CopySource& source);
+  void TakeReuse(Sequence& sequence, const Reuse& reuse);
+  void GrowTables(Sequence& sequence, int tokens);
+  // Commit for one seat, in this order: tokens, rows, what became of guesses.
   int CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step, int64_t now_us);
-  void CommitRows(Sequence& sequence, int rows);
+  void CommitRows(Sequence& sequence, int rows, bool publish);
   void CommitDraft(const SeatRows& seat, DraftCounts round, const engine::Draft* fresh,
                    bool goes_on);
   void DiscardDraft(Sequence& sequence);
@@ -119,7 +130,8 @@ class Roster {
   const ModelLimits limits_;
   const int max_known_;
   std::atomic<int64_t>& waiting_sequences_;
-  std::array<kvcache::BlockPool, engine::kNumKvGroups> pools_;
+  KvPools pools_;
+  PrefixReuse prefix_reuse_;
   std::map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::vector<std::unique_ptr<RequestState>> ended_;
   std::set<Sequence*, ByRank> seated_;

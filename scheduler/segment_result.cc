@@ -15,6 +15,15 @@ absl::Status CheckResult(const engine::StepBatch& batch, engine::StepResult& res
                                             " drafts where ", batch.drafts.size(),
                                             " were asked for"));
   }
+  int last_broken = -1;
+  for (const int segment : result.broken_segments) {
+    if (segment <= last_broken || segment >= static_cast<int>(batch.segments.size())) {
+      return absl::InternalError(absl::StrCat("the engine names broken segment ", segment,
+                                              " behind ", last_broken, " of ",
+                                              batch.segments.size()));
+    }
+    last_broken = segment;
+  }
   const auto check_id = [vocab_size](int32_t id) {
     if (id >= 0 && id < vocab_size) return absl::OkStatus();
     return absl::InternalError(
@@ -69,6 +78,7 @@ std::vector<SegmentResult> ResultsBySegment(const engine::StepBatch& batch,
   for (size_t i = 0; i < batch.drafts.size(); ++i) {
     results[batch.drafts[i].segment].draft = &result.drafts[i];
   }
+  for (const int segment : result.broken_segments) results[segment].broken_rows = true;
   return results;
 }
 

@@ -22,10 +22,12 @@ struct SegmentResult {
   std::span<engine::SampledToken> drawn;   // that count: all but the last are guesses that held.
                                            // Only the last can be not finite
   engine::Draft* draft = nullptr;          // when one was asked for
+  bool broken_rows = false;  // rows of it are not what they should be: nothing of it counts
 };
 
 // Whether the engine answered what it was asked: one token per sample, each one that counts inside
-// the vocabulary where finite; drafts of at most the length asked for, of ids inside it.
+// the vocabulary where finite; drafts of at most the length asked for, of ids inside it; broken
+// segments that exist, each once.
 absl::Status CheckResult(const engine::StepBatch& batch, engine::StepResult& result,
                          int vocab_size);
 

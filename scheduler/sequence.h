@@ -10,6 +10,7 @@
 
 #include "engine/sampling.h"
 #include "engine/step.h"
+#include "kvcache/block_key.h"
 #include "kvcache/block_table.h"
 #include "scheduler/admission.h"
 #include "scheduler/draft_length.h"
@@ -29,10 +30,13 @@ struct Sequence {
   Rank rank;
   SeatPhase phase = SeatPhase::kWaiting;
   std::vector<int32_t> output;  // generated ids
-  int kv_tokens = 0;            // rows in the cache
+  int kv_tokens = 0;            // rows in the cache, computed or taken over
   int computed_tokens = 0;      // the most that kv_tokens ever was: rows below it run again
   std::array<kvcache::BlockTable, engine::kNumKvGroups> tables;
-  engine::TokenCounts counts;  // filled only when the request asks for a penalty
+  std::vector<kvcache::BlockKey> keys;  // [i] of its block i: those that were asked for so far
+  int published_blocks = 0;             // blocks that others can find, from the first on
+  bool has_run = false;                 // a row of it
+  engine::TokenCounts counts;           // filled only when the request asks for a penalty
   std::vector<int32_t> draft;  // guesses for what follows the newest token; they hold for this
                                // output alone, and only while all but its newest token is in the
                                // cache
@@ -47,11 +51,12 @@ struct RequestState {
   RequestId id = 0;
   Request request;
   EventSink sink;
-  Reservation reservation;        // until it starts or ends
-  TenantLine* tenant = nullptr;   // while open
-  std::vector<Sequence> choices;  // fixed once built: others point into it
-  std::vector<int32_t> stop_ids;  // all ids that end a choice, masked before min_tokens
-  bool needs_counts = false;      // a penalty was asked for
+  Reservation reservation;          // until it starts or ends
+  TenantLine* tenant = nullptr;     // while open
+  kvcache::BlockKey root_key = {};  // of all its sequences; prefix_reuse.h
+  std::vector<Sequence> choices;    // fixed once built: others point into it
+  std::vector<int32_t> stop_ids;    // all ids that end a choice, masked before min_tokens
+  bool needs_counts = false;        // a penalty was asked for
   int open_choices = 0;
   int next_scored = 1;  // prompt position whose log-probability is sent next
   bool ended = false;

@@ -25,8 +25,8 @@ struct SchedulerStats {
   std::array<int64_t, engine::kNumKvGroups> blocks_total = {};
   std::array<int64_t, engine::kNumKvGroups> blocks_used = {};    // held by sequences
   std::array<int64_t, engine::kNumKvGroups> blocks_cached = {};  // held by nobody, but reusable
-  // Prompt tokens of requests that may read the prefix cache, when they are seated first, and how
-  // many of them were found there; and why the others were not.
+  // Prompt tokens of requests that may read the prefix cache, from their first row on, and
+  // RequestStats::cached_prompt_tokens of these.
   int64_t prefix_query_tokens_total = 0;
   int64_t prefix_hit_tokens_total = 0;
   int64_t prefix_evicted_blocks_total = 0;  // reusable blocks that gave way to new ones

@@ -55,6 +55,7 @@ engine::StepBatch BuildStepBatch(std::span<const SeatRows> seats) {
       segment.block_table[g] = sequence.tables[g].blocks;
     }
     batch.segments.push_back(segment);
+    batch.copies.insert(batch.copies.end(), seat.copies.begin(), seat.copies.end());
     const int end = sequence.kv_tokens + seat.rows;
     const int known_end = end - seat.drafts;
     for (int position = sequence.kv_tokens; position < end; ++position) {

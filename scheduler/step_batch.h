@@ -17,6 +17,7 @@ struct SeatRows {
   int rows = 0;
   int drafts = 0;  // the last so many feed Sequence::draft, from its begin on
   int guess = 0;   // tokens to guess behind what the segment draws; only when it draws
+  std::vector<engine::BlockCopy> copies = {};  // made first
 };
 
 // What the engine runs: one segment per entry of `seats`, in order. Rows ask for

@@ -184,9 +184,10 @@ TEST(PauseWithDraftsTest, GuessesAreKeptOverAPause) {
 }
 
 TEST(PreemptionWithDraftsTest, GuessesAreDroppedAndDraftingGoesOnAfterTheRecomputation) {
-  // Given a request with guesses at hand that must make room, and comes back.
+  // Given a request with guesses at hand that must make room, and comes back to an empty cache.
   DraftRig rig;
   rig.config.max_slots = 1;
+  rig.config.prefix_cache = false;
   rig.Start();
   const RequestId id = rig.Submit(12, 40);
   rig.TurnsUntilTokens(0, 11);

@@ -64,6 +64,7 @@ absl::Status SimDevice::Run(const engine::StepBatch& batch, engine::StepResult& 
   ++steps;
   CheckShape(batch);
   CheckTables(batch);
+  for (const engine::BlockCopy& copy : batch.copies) Copy(copy);
   if (!errors.empty()) return absl::InternalError(errors.front());  // pointers may be wild
 
   int prompt_rows = 0;
@@ -82,6 +83,7 @@ absl::Status SimDevice::Run(const engine::StepBatch& batch, engine::StepResult& 
     }
     Drawn last;
     bool held = true;
+    int rows_that_count = segment.num_rows;
     for (; sample < batch.samples.size() && batch.samples[sample].row < row_end; ++sample) {
       const engine::SampleRequest& request = batch.samples[sample];
       if (!held) {  // nobody may look at these
@@ -97,10 +99,16 @@ absl::Status SimDevice::Run(const engine::StepBatch& batch, engine::StepResult& 
       held = token.finite && request.row + 1 < row_end && batch.ids[request.row + 1] == token.id;
     }
     if (last.request != nullptr) {
+      rows_that_count = last.request->row + 1 - segment.row_begin;
       Reject(segment, batch.positions[last.request->row] + 1,
              first_position + segment.num_rows - 1);
     }
     drawn.push_back(last);
+    for (int row = 0; broken_rows && row < rows_that_count; ++row) {
+      if (!broken_rows(first_position + row)) continue;
+      result.broken_segments.push_back(static_cast<int>(&segment - batch.segments.data()));
+      break;
+    }
   }
   int draft_steps = 0;
   for (const engine::DraftRequest& request : batch.drafts) {
@@ -197,7 +205,8 @@ void SimDevice::Guess(const engine::StepBatch& batch, const engine::DraftRequest
   }
   if (!drawn.token.finite) return;
   const engine::Segment& segment = batch.segments[request.segment];
-  // The drafter reads the rows below the newest token, as they are now.
+  // The drafter reads the rows below the newest token, as they are now: in sliding layers one
+  // position further back than a row of the target (mtp.md 3.5).
   const int position = batch.positions[drawn.request->row] + 1;
   if (limits.num_blocks[engine::kFull] > 0) {
     CheckVisible(segment, engine::kFull, 0, position - 1);
@@ -248,15 +257,44 @@ void SimDevice::CheckShape(const engine::StepBatch& batch) {
 
 void SimDevice::CheckTables(const engine::StepBatch& batch) {
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
-    std::set<int32_t> owned;
+    std::map<int32_t, size_t> entries;  // by block
+    std::map<int32_t, int> tables;      // by block: how many have it
+    std::set<int32_t> written;
     for (const engine::Segment& segment : batch.segments) {
-      for (const int32_t block : segment.block_table[g]) {
-        if (block == -1) continue;
-        if (block < 0 || block >= limits.num_blocks[g]) Error(absl::StrCat("block id ", block));
-        if (!owned.insert(block).second) Error(absl::StrCat("block ", block, " has two owners"));
+      const std::span<const int32_t> table = segment.block_table[g];
+      const size_t first_written = batch.positions[segment.row_begin] / limits.block_tokens;
+      for (size_t i = 0; i < table.size(); ++i) {
+        if (table[i] == -1) continue;
+        if (table[i] < 0 || table[i] >= limits.num_blocks[g]) {
+          return Error(absl::StrCat("block id ", table[i]));
+        }
+        if (entries.try_emplace(table[i], i).first->second != i) {
+          Error(absl::StrCat("block ", table[i], " stands at two places"));
+        }
+        if (i >= first_written) written.insert(table[i]);
+        if (++tables[table[i]] > 1 && written.contains(table[i])) {
+          Error(absl::StrCat("block ", table[i], " is shared and written"));
+        }
       }
     }
+    for (const engine::BlockCopy& copy : batch.copies) {
+      if (copy.group != g) continue;
+      if (tables[copy.to] != 1) Error("a copy into a block that is not its sequence's own");
+    }
   }
+}
+
+void SimDevice::Copy(const engine::BlockCopy& copy) {
+  const int32_t blocks = limits.num_blocks[copy.group];
+  if (copy.from < 0 || copy.from >= blocks || copy.to < 0 || copy.to >= blocks ||
+      copy.from == copy.to) {
+    return Error(absl::StrCat("a copy from ", copy.from, " to ", copy.to));
+  }
+  ++copied_blocks;
+  const auto begin_of = [&](int32_t block) {
+    return cells[copy.group].begin() + int64_t{block} * limits.block_tokens;
+  };
+  std::copy_n(begin_of(copy.from), limits.block_tokens, begin_of(copy.to));
 }
 
 SimDevice::Cell* SimDevice::At(const engine::Segment& segment, int group, int position) {
@@ -309,11 +347,10 @@ std::vector<uint64_t> SimDevice::RunSegment(const engine::StepBatch& batch,
       if (cell != nullptr) *cell = {.position = position, .id = id, .history = history.back()};
     }
   }
-  // A full row sees everything; a sliding one its window, and a drafter one position further back
-  // (mtp.md 3.5). The union over the segment's rows:
+  // A full row sees everything; a sliding one its window. The union over the segment's rows:
   if (limits.num_blocks[engine::kFull] > 0) CheckVisible(segment, engine::kFull, 0, last);
   if (limits.num_blocks[engine::kSliding] > 0) {
-    CheckVisible(segment, engine::kSliding, std::max(0, first - limits.window), last);
+    CheckVisible(segment, engine::kSliding, std::max(0, first - limits.window + 1), last);
   }
   return history;
 }

@@ -3,7 +3,8 @@
 // A token is a function of the ids before it, the seed and the choice alone, so every output can be
 // predicted without knowing batches, chunks, drafts or preemptions. A KV cell remembers which
 // position, id and history its row had, and whether a guess in it was rejected; a row finds out
-// whether everything it may look at is what its own sequence wrote there and kept.
+// whether everything it may look at is what its own sequence, or one with the very same ids, wrote
+// there and kept. No row is written into a block that others look at.
 //
 // Guesses come from a function that a test sets. What is fed to be verified must be what it guessed
 // behind the very same ids.
@@ -71,9 +72,11 @@ struct SimDevice {
   int64_t draft_step_us = 50;
   int64_t steps = 0;
   int64_t rows = 0;
+  int64_t copied_blocks = 0;
   std::vector<int> step_prompt_rows;                      // per step; 0 for decode steps
   absl::Status next_status;                               // what the next step returns
   std::function<bool(int64_t position)> broken;           // logits at this position are not finite
+  std::function<bool(int64_t position)> broken_rows;      // K and V at this position are not finite
   std::function<engine::Draft(const GuessQuery&)> guess;  // null: nothing is guessed
   int64_t guessed = 0;                                    // tokens
   std::vector<std::vector<int>> step_drafts;              // per step: guesses fed, by segment
@@ -92,6 +95,7 @@ struct SimDevice {
   void CheckShape(const engine::StepBatch& batch);
   void CheckGuesses(const engine::StepBatch& batch, const engine::Segment& segment,
                     const std::vector<uint64_t>& history);
+  void Copy(const engine::BlockCopy& copy);
   void CheckTables(const engine::StepBatch& batch);
   // Writes and checks one segment; the history up to each of its rows.
   std::vector<uint64_t> RunSegment(const engine::StepBatch& batch, const engine::Segment& segment);

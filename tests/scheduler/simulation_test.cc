@@ -1,6 +1,7 @@
 // Random traffic against a simulated clock and device, with drafts of every quality (mtp.md 5.3,
-// T15): whatever happens, outputs are what each request alone and without drafts would give, every
-// request ends once, and nothing leaks.
+// T15) and prompts that have much in common (turboquant.md 3.7, mtp.md T23): whatever happens,
+// outputs are what each request alone, without drafts and without others' rows would give, every
+// request ends once, blocks add up at every step, and nothing leaks.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -39,8 +40,10 @@ class Random {
 struct World {
   SchedulerConfig config;
   ModelLimits limits;
-  bool roomy = false;        // the pools hold several of the longest sequences
-  int broken_position = -1;  // logits there are not finite
+  bool roomy = false;                       // the pools hold several of the longest sequences
+  int broken_position = -1;                 // logits there are not finite
+  int broken_row = -1;                      // K and V there are not finite
+  std::vector<std::vector<int32_t>> texts;  // that prompts begin with
   int64_t engine_fails_at_step = -1;
   int drain_at_turn = -1;  // new reservations are refused from then on
   double right = 0;        // of the guesses at the first place; less at later ones
@@ -80,6 +83,18 @@ World RandomWorld(Random& random) {
   world.config.max_draft_tokens = random.OneIn(5) ? 0 : random.In(1, random.OneIn(4) ? 16 : 4);
   world.config.step_log_size = random.In(1, 3);
   if (random.OneIn(6)) world.config.max_draft_tokens = kMaxDraftTokens;
+  world.config.prefix_cache = !random.OneIn(8);
+  world.config.prefix_cache_per_tenant = random.OneIn(4);
+  if (random.OneIn(12)) world.broken_row = random.In(0, world.limits.max_context);
+  world.texts.resize(random.In(1, 4));
+  for (std::vector<int32_t>& text : world.texts) {
+    // Some have a beginning in common.
+    text.assign(world.texts[0].begin(),
+                world.texts[0].begin() + random.In(0, static_cast<int>(world.texts[0].size())));
+    while (static_cast<int>(text.size()) < world.limits.max_context + 3) {
+      text.push_back(random.In(0, world.limits.vocab_size - 1));
+    }
+  }
   const double rates[] = {0.0, 0.5, 0.8, 0.95, 1.0, 1.0};
   world.right = rates[random.In(0, 5)];
   world.right_later = rates[random.In(1, 5)];
@@ -108,9 +123,15 @@ Request RandomRequest(Random& random, const World& world, int64_t now_us) {
   int longest_prompt = random.OneIn(3) ? max_known - 1 : max_known / 6;
   if (random.OneIn(20)) longest_prompt = world.limits.max_context + 3;
   const int prompt_tokens = random.In(1, std::max(1, longest_prompt));
-  for (int i = 0; i < prompt_tokens; ++i) {
+  const auto& text = world.texts[random.In(0, static_cast<int>(world.texts.size()) - 1)];
+  const int common = random.OneIn(3) ? random.In(0, prompt_tokens) : prompt_tokens;
+  request.prompt.assign(text.begin(), text.begin() + common);
+  while (static_cast<int>(request.prompt.size()) < prompt_tokens) {
     request.prompt.push_back(random.In(0, world.limits.vocab_size - 1));
   }
+  request.prefix_cache = {.read = !random.OneIn(8),
+                          .write = !random.OneIn(8),
+                          .salt = std::string(random.OneIn(6) ? 1 : 0, 's')};
   request.stop.max_tokens = random.OneIn(10) ? 0 : random.In(1, 120);
   request.stop.min_tokens = random.OneIn(3) ? random.In(0, request.stop.max_tokens) : 0;
   if (random.OneIn(3)) request.stop.eos_ids = {1};
@@ -145,6 +166,7 @@ struct Flight {
 
 // A row that is not finite ends a request where plain decoding would have come to it.
 std::string CheckNumericFailure(const Recorder& got, const World& world) {
+  if (world.broken_row >= 0) return "";  // nothing of a step counts that has such a row
   if (world.broken_position < 0) return "not broken";
   const Request& request = got.request;
   const auto prompt_tokens = static_cast<int>(request.prompt.size());
@@ -218,6 +240,9 @@ class Simulation {
     device_.decode_row_us = random_.In(10, 400);
     device_.draft_step_us = random_.In(1, 300);
     device_.broken = [this](int64_t position) { return position == world_.broken_position; };
+    if (world_.broken_row >= 0) {
+      device_.broken_rows = [this](int64_t position) { return position == world_.broken_row; };
+    }
     device_.guess = [this](const GuessQuery& query) { return RandomDraft(random_, world_, query); };
   }
 
@@ -231,6 +256,7 @@ class Simulation {
       if (random_.OneIn(10)) StopOneChoice();
       if (random_.OneIn(5)) PauseOrResumeOne();
       if (random_.OneIn(10)) AskAboutOne();
+      if (random_.OneIn(60)) FlushCache();
       if (turn == world_.drain_at_turn) scheduler_.BeginDrain();
       if (random_.OneIn(20)) device_.now_us += random_.In(0, 20'000);
       Turn();
@@ -257,6 +283,7 @@ class Simulation {
   }
 
   int64_t steps() const { return device_.steps; }
+  int64_t copied_blocks() const { return device_.copied_blocks; }
   SchedulerStats stats() const { return scheduler_.stats(); }
 
  private:
@@ -281,7 +308,9 @@ class Simulation {
   }
 
   void SubmitOne() {
-    auto flight = std::make_unique<Flight>(RandomRequest(random_, world_, device_.now_us));
+    Request random_request = RandomRequest(random_, world_, device_.now_us);
+    if (random_.OneIn(6)) GoOn(random_request);
+    auto flight = std::make_unique<Flight>(random_request);
     const Request& request = flight->recorder.request;
     Reservation reservation = SomeReservation(request);
     const bool reserved = reservation.held();
@@ -371,6 +400,26 @@ class Simulation {
     });
   }
 
+  void FlushCache() {
+    ++asked_;
+    scheduler_.FlushPrefixCache([this](int64_t freed) {
+      ++answered_;
+      EXPECT_GE(freed, 0);
+    });
+  }
+
+  // A conversation goes on: what was sent becomes part of the prompt.
+  void GoOn(Request& request) {
+    const Flight* flight = AnyFlight();
+    if (flight == nullptr) return;
+    const Recorder& before = flight->recorder;
+    request.prompt = before.request.prompt;
+    const std::vector<int32_t>& sent = before.choices[0].ids;
+    request.prompt.insert(request.prompt.end(), sent.begin(), sent.end());
+    const auto longest = static_cast<size_t>(MaxSequenceTokens(world_.limits) - 1);
+    if (request.prompt.size() > longest) request.prompt.resize(longest);
+  }
+
   void StopOneChoice() {
     Flight* flight = AnyFlight();
     if (flight == nullptr) return;
@@ -414,13 +463,26 @@ class Simulation {
     for (const SeqState& state : record.input.seated) {
       const int blocks = (state.kv_tokens + limits.block_tokens - 1) / limits.block_tokens;
       const int below = std::max(0, state.kv_tokens - limits.window) / limits.block_tokens;
+      // What was taken over at a block's end holds nothing for a drafter yet.
+      const int taken_below =
+          std::max(0, state.kv_tokens - limits.window + 1) / limits.block_tokens;
       for (int g = 0; g < engine::kNumKvGroups; ++g) {
         const bool exists = limits.num_blocks[g] > 0;
         EXPECT_EQ(state.blocks[g].table, exists ? blocks : 0);
-        EXPECT_EQ(state.blocks[g].held, !exists ? 0 : blocks - (g == engine::kSliding ? below : 0));
+        const int all = !exists ? 0 : blocks - (g == engine::kSliding ? below : 0);
+        if (!exists || g != engine::kSliding || state.blocks[g].held != blocks - taken_below ||
+            state.kv_tokens % limits.block_tokens != 0) {
+          EXPECT_EQ(state.blocks[g].held, all);
+        }
         held[g] += state.blocks[g].held;
       }
       EXPECT_TRUE(state.drafts == 0 || state.decoding());
+    }
+    for (const SharedBlocks& shared : record.input.shared) {
+      const auto holders = static_cast<int64_t>(shared.holders.size());
+      EXPECT_GT(shared.blocks, 0);
+      EXPECT_TRUE(holders > 1 || !shared.takers.empty());
+      if (holders > 1) held[shared.group] -= (holders - 1) * shared.blocks;
     }
     for (int g = 0; g < engine::kNumKvGroups; ++g) {
       EXPECT_EQ(record.input.free_blocks[g] + held[g], limits.num_blocks[g]);
@@ -472,7 +534,7 @@ class Simulation {
     EXPECT_EQ(stats.steps_total, device_.steps - (stats.engine_down ? 1 : 0));
     // Every guess was counted once, but for those of steps in which their requests failed.
     EXPECT_LE(stats.drafts.drafted + stats.drafts.discarded, device_.guessed);
-    if (world_.broken_position < 0 && !stats.engine_down) {
+    if (world_.broken_position < 0 && world_.broken_row < 0 && !stats.engine_down) {
       EXPECT_EQ(stats.drafts.drafted + stats.drafts.discarded, device_.guessed);
     }
     DraftCounts sum;
@@ -498,7 +560,7 @@ class Simulation {
 TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothingLeaks) {
   int64_t steps = 0;
   SchedulerStats sum;
-  int64_t exhausted = 0, internal = 0;
+  int64_t exhausted = 0, internal = 0, copied_blocks = 0;
   uint64_t seed = 1;
   for (; steps < kStepsInTotal && !HasFailure(); ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
@@ -508,6 +570,10 @@ TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothin
     const SchedulerStats stats = simulation.stats();
     sum.preemptions_total += stats.preemptions_total;
     sum.recomputed_tokens_total += stats.recomputed_tokens_total;
+    sum.prefix_query_tokens_total += stats.prefix_query_tokens_total;
+    sum.prefix_hit_tokens_total += stats.prefix_hit_tokens_total;
+    sum.prefix_evicted_blocks_total += stats.prefix_evicted_blocks_total;
+    copied_blocks += simulation.copied_blocks();
     Add(sum.drafts, stats.drafts);
     for (int i = 0; i < kNumFinishReasons; ++i) {
       sum.choices_finished_total[i] += stats.choices_finished_total[i];
@@ -521,6 +587,10 @@ TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothin
   // And the traffic was of the kind that this test is about.
   EXPECT_GT(sum.preemptions_total, kStepsInTotal / 100);
   EXPECT_GT(sum.recomputed_tokens_total, 0);
+  EXPECT_GT(sum.prefix_hit_tokens_total, sum.prefix_query_tokens_total / 10);
+  EXPECT_GT(sum.prefix_query_tokens_total, sum.prefix_hit_tokens_total);
+  EXPECT_GT(sum.prefix_evicted_blocks_total, kStepsInTotal / 100);
+  EXPECT_GT(copied_blocks, kStepsInTotal / 100);
   EXPECT_GT(sum.drafts.accepted, kStepsInTotal / 20);
   EXPECT_GT(sum.drafts.drafted - sum.drafts.accepted, kStepsInTotal / 20);
   EXPECT_GT(sum.drafts.discarded, kStepsInTotal / 100);
