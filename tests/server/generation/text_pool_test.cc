@@ -102,11 +102,14 @@ TEST(TextPoolTest, TimersRunInOrderOfTheirDueTimeAndNotBefore) {
       if (ms == 30) last.Set();
     });
   };
-  // Given timers added out of order, one of them overdue.
+  // Given timers added out of order, one of them overdue, before the only thread can look at any.
+  Signal all_known;
+  pool.Run([&] { all_known.Wait(); });
   add(30);
   add(10);
   add(-5);
   add(20);
+  all_known.Set();
   // When all have run, then in order.
   last.Wait();
   std::lock_guard lock(mutex);

@@ -18,11 +18,13 @@ using std::chrono::milliseconds;
 
 TEST(CallTimersTest, TimersRunInTheOrderInWhichTheyAreDue) {
   CallTimers timers;
-  Signal done;
+  Signal all_known, done;
   std::vector<int> order;
   const Clock::time_point now = Clock::now();
+  timers.Start(now, [&] { all_known.Wait(); });
   timers.Start(now + milliseconds(20), [&] { order.push_back(2), done.Set(); });
   timers.Start(now + milliseconds(10), [&] { order.push_back(1); });
+  all_known.Set();
   done.Wait();
   EXPECT_THAT(order, ::testing::ElementsAre(1, 2));
   EXPECT_GE(Clock::now(), now + milliseconds(20));
@@ -31,10 +33,13 @@ TEST(CallTimersTest, TimersRunInTheOrderInWhichTheyAreDue) {
 TEST(CallTimersTest, ACancelledTimerDoesNotRun) {
   CallTimers timers;
   std::atomic<bool> ran = false;
-  Signal later;
-  const CallTimers::Id id = timers.Start(Clock::now() + milliseconds(10), [&] { ran = true; });
+  Signal cancelled, later;
+  const Clock::time_point now = Clock::now();
+  timers.Start(now, [&] { cancelled.Wait(); });
+  const CallTimers::Id id = timers.Start(now, [&] { ran = true; });
   timers.Cancel(id);
-  timers.Start(Clock::now() + milliseconds(20), [&] { later.Set(); });
+  cancelled.Set();
+  timers.Start(now, [&] { later.Set(); });
   later.Wait();
   EXPECT_FALSE(ran);
   timers.Cancel(id);  // as often as one likes
