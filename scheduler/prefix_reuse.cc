@@ -83,6 +83,15 @@ const kvcache::BlockKey& PrefixReuse::ParentOf(const Sequence& sequence, int blo
   return block == 0 ? sequence.request->root_key : sequence.keys[block - 1];
 }
 
+int PrefixReuse::FullTokens(const Sequence& sequence) const {
+  const auto next = static_cast<size_t>(sequence.kv_tokens / limits_.block_tokens);
+  const kvcache::BlockPool* full = prefix_pools_.full;
+  if (full != nullptr && (next >= sequence.keys.size() || full->Find(sequence.keys[next]) < 0)) {
+    return 0;  // no need to look at the whole chain
+  }
+  return kvcache::FindPrefix(prefix_pools_, sequence.keys, MaxTokens(sequence)).tokens;
+}
+
 int PrefixReuse::RowsToCopy(const Sequence& sequence, int block, int end,
                             const Sequence& other) const {
   const int begin = block * limits_.block_tokens;
@@ -127,9 +136,8 @@ void PrefixReuse::Offer(Sequence& sequence, std::span<Sequence* const> seated,
   ExtendKeys(sequence, known / block_tokens);
   int kv_tokens = sequence.kv_tokens;
   if (Reads(sequence)) {
-    const kvcache::PrefixHit hit =
-        kvcache::FindPrefix(prefix_pools_, sequence.keys, MaxTokens(sequence));
-    if (hit.tokens > kv_tokens) kv_tokens = state.reuse.tokens = hit.tokens;
+    const int hit_tokens = FullTokens(sequence);
+    if (hit_tokens > kv_tokens) kv_tokens = state.reuse.tokens = hit_tokens;
     FindCopy(sequence, kv_tokens, seated, state.reuse);
   }
   // The block that it computes next, by its key: of all known tokens in it when it does not get

@@ -57,6 +57,9 @@ class PrefixReuse {
   // Computes the keys of its first `blocks` blocks, which must be known.
   void ExtendKeys(Sequence& sequence, int blocks) const;
   const kvcache::BlockKey& ParentOf(const Sequence& sequence, int block) const;
+  // Tokens of its longest prefix that can be had for references; 0 when these are no more than it
+  // has.
+  int FullTokens(const Sequence& sequence) const;
   // Rows of block `block`, up to position `end`, that `other` has as well.
   int RowsToCopy(const Sequence& sequence, int block, int end, const Sequence& other) const;
   void FindCopy(const Sequence& sequence, int kv_tokens, std::span<Sequence* const> seated,

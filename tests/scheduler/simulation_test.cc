@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,7 +27,11 @@
 namespace tandem::scheduler {
 namespace {
 
-constexpr int64_t kStepsInTotal = 100'000;
+// TANDEM_FULL=1 in the environment runs twenty times as many.
+int64_t StepsInTotal() {
+  const char* full = std::getenv("TANDEM_FULL");
+  return full != nullptr && std::string_view(full) != "0" ? 2'000'000 : 100'000;
+}
 
 class Random {
  public:
@@ -558,11 +564,12 @@ class Simulation {
 };
 
 TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothingLeaks) {
+  const int64_t steps_in_total = StepsInTotal();
   int64_t steps = 0;
   SchedulerStats sum;
   int64_t exhausted = 0, internal = 0, copied_blocks = 0;
   uint64_t seed = 1;
-  for (; steps < kStepsInTotal && !HasFailure(); ++seed) {
+  for (; steps < steps_in_total && !HasFailure(); ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     Simulation simulation(seed);
     simulation.Run(/*turns=*/400);
@@ -585,15 +592,15 @@ TEST(SimulationTest, WhateverHappensOutputsAreRightEveryRequestEndsOnceAndNothin
     internal += ended_with(absl::StatusCode::kInternal);
   }
   // And the traffic was of the kind that this test is about.
-  EXPECT_GT(sum.preemptions_total, kStepsInTotal / 100);
+  EXPECT_GT(sum.preemptions_total, steps_in_total / 100);
   EXPECT_GT(sum.recomputed_tokens_total, 0);
   EXPECT_GT(sum.prefix_hit_tokens_total, sum.prefix_query_tokens_total / 10);
   EXPECT_GT(sum.prefix_query_tokens_total, sum.prefix_hit_tokens_total);
-  EXPECT_GT(sum.prefix_evicted_blocks_total, kStepsInTotal / 100);
-  EXPECT_GT(copied_blocks, kStepsInTotal / 100);
-  EXPECT_GT(sum.drafts.accepted, kStepsInTotal / 20);
-  EXPECT_GT(sum.drafts.drafted - sum.drafts.accepted, kStepsInTotal / 20);
-  EXPECT_GT(sum.drafts.discarded, kStepsInTotal / 100);
+  EXPECT_GT(sum.prefix_evicted_blocks_total, steps_in_total / 100);
+  EXPECT_GT(copied_blocks, steps_in_total / 100);
+  EXPECT_GT(sum.drafts.accepted, steps_in_total / 20);
+  EXPECT_GT(sum.drafts.drafted - sum.drafts.accepted, steps_in_total / 20);
+  EXPECT_GT(sum.drafts.discarded, steps_in_total / 100);
   EXPECT_GT(sum.drafts.failed, 0);
   EXPECT_GT(sum.drafts.accepted_at[kMaxDraftTokens - 1], 0);
   EXPECT_GT(exhausted, 0);
