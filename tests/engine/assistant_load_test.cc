@@ -38,8 +38,7 @@ const char kScalar[] = "model.layers.2.layer_scalar";
 class AssistantCopy : public CheckpointCopy {
  public:
   explicit AssistantCopy(const std::string& variant)
-      : CheckpointCopy(variant, "assistant"),
-        target(GoldenTarget(variant)) {}
+      : CheckpointCopy(variant, "assistant"), target(GoldenTarget(variant)) {}
 
   absl::StatusOr<AssistantModel> Load() const {
     const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});

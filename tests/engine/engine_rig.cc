@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iostream>
 #include <random>
+#include <utility>
 
 #include "engine/kv_layers.h"
 
@@ -47,11 +48,13 @@ EngineRig::EngineRig(engine::Model loaded, kernels::CpuBackendPtr made, const Ri
 }
 
 void EngineRig::Start() {
-  const kernels::KvFormat format = config.f32 ? kernels::KvFormat::kF32 : kernels::KvFormat::kBf16;
+  const kernels::KvFormat plain = config.f32 ? kernels::KvFormat::kF32 : kernels::KvFormat::kBf16;
+  const kvcache::KvFormats formats = config.kv.value_or(
+      kvcache::KvFormats{.groups = {kvcache::KvPair{plain, plain}, kvcache::KvPair{plain, plain}}});
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> pointers = {};
   std::mt19937 random(7);
   for (const KvGroup group : {kSliding, kFull}) {
-    std::vector<kvcache::LayerKv> layers = engine::KvLayers(model.config, group, format, format);
+    std::vector<kvcache::LayerKv> layers = Must(engine::KvLayers(model.config, group, formats));
     if (layers.empty()) continue;
     stores[group] = std::make_unique<kvcache::BlockStore>(Must(kvcache::BlockStore::Create(
         Must(kvcache::MakeGroupLayout(config.block_tokens, std::move(layers))), config.blocks)));
@@ -115,6 +118,7 @@ void EngineRig::Cut(RigSequence& sequence) {
 
 void EngineRig::Step(std::span<RigRun> runs, const engine::StepTrace& trace) {
   engine::StepBatch batch;
+  batch.copies = std::exchange(copies, {});
   const engine::SamplingParams greedy{.temperature = 0.0f};
   std::map<int, std::pair<RigRun*, int>> wanted;  // batch row -> run and its row
   for (RigRun& run : runs) {

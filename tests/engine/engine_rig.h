@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "engine/runner.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kvcache/block_store.h"
+#include "kvcache/kv_formats.h"
 
 namespace tandem::testing {
 
@@ -23,10 +25,12 @@ struct RigConfig {
   kernels::CpuIsa isa = kernels::BestCpuIsa();
   int threads = 2;
   bool f32 = true;  // --dtype f32: f32 operands and f32 KV; false: bf16 of both
+  std::optional<kvcache::KvFormats> kv = {};  // KV in these formats instead
   int block_tokens = 16;
   int blocks = 64;  // per group
   int max_step_rows = 256;
-  bool poison = true;  // fill blocks that nobody holds with NaN; costs more than a tiny model's step
+  bool poison =
+      true;  // fill blocks that nobody holds with NaN; costs more than a tiny model's step
 };
 
 // One growing sequence. Its KV rows [0, done) are stored.
@@ -70,6 +74,8 @@ class EngineRig {
   void Free(RigSequence& sequence);
 
   int free_blocks(engine::KvGroup group) const { return static_cast<int>(free_[group].size()); }
+
+  std::vector<engine::BlockCopy> copies;  // that the next Step begins with
 
   engine::Model model;
   kernels::CpuBackendPtr backend;

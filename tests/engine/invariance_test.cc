@@ -6,12 +6,12 @@
 #include <random>
 
 #include "tests/engine/engine_rig.h"
+#include "tests/engine/kv_rows.h"
 
 namespace tandem::testing {
 namespace {
 
 using kernels::CpuIsa;
-
 
 std::vector<CpuIsa> SimdIsas() {
   std::vector<CpuIsa> isas = PresentIsas();
@@ -33,14 +33,16 @@ std::vector<int32_t> RandomPrompt(const engine::ModelConfig& config, int size, u
   return ids;
 }
 
-class InvarianceTest : public ::testing::TestWithParam<std::tuple<const char*, CpuIsa, bool>> {
+// A golden variant, a level, and numbers as SetNumbers reads them.
+using Param = std::tuple<const char*, CpuIsa, const char*>;
+
+class InvarianceTest : public ::testing::TestWithParam<Param> {
  protected:
   InvarianceTest() : rig(MakeRig(2)) {}
 
   EngineRig MakeRig(int threads) const {
-    RigConfig config{
-        .isa = std::get<1>(GetParam()), .threads = threads, .f32 = std::get<2>(GetParam())};
-    config.blocks = 256;
+    RigConfig config{.isa = std::get<1>(GetParam()), .threads = threads, .blocks = 256};
+    SetNumbers(config, std::get<2>(GetParam()));
     return EngineRig(GoldenDir(std::get<0>(GetParam())) + "/target", config);
   }
 
@@ -156,19 +158,25 @@ TEST_P(InvarianceTest, AllBlocksComeBack) {
   EXPECT_EQ(rig.free_blocks(engine::kSliding), sliding);
 }
 
-std::string ParamName(const ::testing::TestParamInfo<std::tuple<const char*, CpuIsa, bool>>& info) {
-  return TestName(std::get<0>(info.param)) + "_" + std::string(CpuIsaName(std::get<1>(info.param))) +
-         (std::get<2>(info.param) ? "_f32" : "_bf16");
+std::string ParamName(const ::testing::TestParamInfo<Param>& info) {
+  const auto& [variant, isa, numbers] = info.param;
+  return TestName(variant) + "_" + std::string(CpuIsaName(isa)) + "_" + FormatsTestName(numbers);
 }
 
 INSTANTIATE_TEST_SUITE_P(Reference, InvarianceTest,
                          ::testing::Combine(::testing::ValuesIn(kVariants),
                                             ::testing::Values(CpuIsa::kRef),
-                                            ::testing::Values(true)),
+                                            ::testing::Values("f32")),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(Simd, InvarianceTest,
                          ::testing::Combine(::testing::ValuesIn(kVariants),
-                                            ::testing::ValuesIn(SimdIsas()), ::testing::Bool()),
+                                            ::testing::ValuesIn(SimdIsas()),
+                                            ::testing::Values("f32", "bf16")),
+                         ParamName);
+INSTANTIATE_TEST_SUITE_P(Formats, InvarianceTest, ::testing::ValuesIn(FormatSpread(SimdIsas())),
+                         ParamName);
+INSTANTIATE_TEST_SUITE_P(FormatsReference, InvarianceTest,
+                         ::testing::Values(Param("12b-like", CpuIsa::kRef, "q8/turbo4")),
                          ParamName);
 
 }  // namespace

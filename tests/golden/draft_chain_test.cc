@@ -12,6 +12,7 @@
 #include <typeindex>
 #include <utility>
 
+#include "tests/engine/kv_rows.h"
 #include "tests/golden/assistant_rig.h"
 
 namespace tandem::testing {
@@ -26,7 +27,6 @@ using ::testing::HasSubstr;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
 
 std::vector<int32_t> RandomIds(int count, int vocab, uint32_t seed) {
   std::mt19937 random(seed);
@@ -78,10 +78,13 @@ void ExpectSameChain(const Proposal& got, int a, const Proposal& want, int b) {
   EXPECT_GT(compared, 40);
 }
 
-class DraftChainTest : public ::testing::TestWithParam<std::tuple<const char*, CpuIsa>> {
+// A variant, a level, and KV formats as FormatsOf reads them; f32 all over with "f32".
+class DraftChainTest
+    : public ::testing::TestWithParam<std::tuple<const char*, CpuIsa, const char*>> {
  protected:
   std::string variant() const { return std::get<0>(GetParam()); }
-  RigConfig config() const { return {.isa = std::get<1>(GetParam())}; }
+  std::string formats() const { return std::get<2>(GetParam()); }
+  RigConfig config() const { return {.isa = std::get<1>(GetParam()), .kv = FormatsOf(formats())}; }
 };
 
 TEST_P(DraftChainTest, EverySlotDraftsInAnyCompanyWhatItDraftsAlone) {
@@ -133,15 +136,13 @@ void PoisonTheUnseen(AssistantRig& r, const RigSequence& sequence) {
       for (size_t i = 0; i < store.layout().layers.size(); ++i) {
         const kvcache::LayerKv& layer = store.layout().layers[i];
         const kernels::KvView view = store.View(static_cast<int>(i));
-        const size_t k_bytes = kernels::KvRowBytes(view.k_format, layer.head_dim);
-        const size_t v_bytes = kernels::KvRowBytes(view.v_format, layer.head_dim);
         for (int head = 0; head < layer.num_kv_heads; ++head) {
-          std::byte* rows = view.base + block * view.block_stride + head * view.head_stride;
           for (int cell = 0; cell < block_tokens; ++cell) {
             const int position = static_cast<int>(at - table.begin()) * block_tokens + cell;
             if (at != table.end() && position >= begin && position < sequence.done) continue;
-            std::memset(rows + cell * k_bytes, 0xff, k_bytes);
-            std::memset(rows + view.v_offset + cell * v_bytes, 0xff, v_bytes);
+            for (const auto run : KvRowRuns(view, layer.head_dim, block, head, cell)) {
+              std::memset(run.data(), 0xff, run.size());
+            }
           }
         }
       }
@@ -209,14 +210,14 @@ std::vector<double> PlainAttention(const AssistantRig& r, const RigSequence& seq
   const auto row = [&](int position, bool value) {
     const int32_t block = sequence.tables[group][position / block_tokens];
     EXPECT_GE(block, 0) << "position " << position << " was released";
-    return reinterpret_cast<const float*>(view.base + block * view.block_stride +
-                                          kv_head * view.head_stride + (value ? view.v_offset : 0) +
-                                          position % block_tokens * dim * sizeof(float));
+    return StoredRow(view, dim, block, kv_head, position % block_tokens, value);
   };
+  const std::vector<float> met = RoundedQuery({q, static_cast<size_t>(dim)}, view.k_format);
   std::vector<double> scores, out(dim, 0.0);
   for (int p = begin; p < end; ++p) {
+    const std::vector<float> k = row(p, false);
     double score = 0;
-    for (int d = 0; d < dim; ++d) score += double{q[d]} * row(p, false)[d];
+    for (int d = 0; d < dim; ++d) score += double{met[d]} * k[d];
     scores.push_back(score);
   }
   const double max = *std::max_element(scores.begin(), scores.end());
@@ -224,7 +225,8 @@ std::vector<double> PlainAttention(const AssistantRig& r, const RigSequence& seq
   for (int p = begin; p < end; ++p) {
     const double weight = std::exp(scores[p - begin] - max);
     total += weight;
-    for (int d = 0; d < dim; ++d) out[d] += weight * row(p, true)[d];
+    const std::vector<float> v = row(p, true);
+    for (int d = 0; d < dim; ++d) out[d] += weight * v[d];
   }
   for (double& value : out) value /= total;
   return out;
@@ -299,11 +301,17 @@ TEST_P(DraftChainTest, AValueThatIsNotFiniteEndsItsOwnDraftAlone) {
   // And so with a NaN among the K/V rows that it sees.
   const engine::LayerDesc& layer = r.model.config.layers.back();
   const kernels::KvView view = r.rig.stores[layer.group()]->View(layer.kv_index);
-  auto* key = reinterpret_cast<float*>(view.base + many[1].sequence.tables[layer.group()][0] *
-                                                       view.block_stride);
-  const float kept = std::exchange(*key, kNan);
+  const std::vector<std::span<std::byte>> key = KvRowRuns(
+      view, layer.head_dim, many[1].sequence.tables[layer.group()][0], /*head=*/0, /*cell=*/0);
+  std::vector<std::vector<std::byte>> kept_row;
+  for (const auto run : key) {
+    kept_row.emplace_back(run.begin(), run.end());
+    std::fill(run.begin(), run.end(), std::byte{0xff});
+  }
   expect_only_second_ended("K/V");
-  *key = kept;
+  for (size_t i = 0; i < key.size(); ++i) {
+    std::copy(kept_row[i].begin(), kept_row[i].end(), key[i].begin());
+  }
   // And a draft keeps what it guessed before its own row stopped being finite.
   auto* post = const_cast<kernels::Bf16*>(r.model.weights.post.data);
   const kernels::Bf16 weight = std::exchange(*post, kernels::Bf16{0x7f80});
@@ -389,13 +397,21 @@ std::vector<CpuIsa> VectorIsas() {
   return isas;
 }
 
+std::string ChainParamName(
+    const ::testing::TestParamInfo<std::tuple<const char*, CpuIsa, const char*>>& info) {
+  const auto& [variant, isa, formats] = info.param;
+  const std::string name = TestName(variant) + "_" + std::string(CpuIsaName(isa));
+  return formats == std::string("f32") ? name : name + "_" + FormatsTestName(formats);
+}
+
 INSTANTIATE_TEST_SUITE_P(Variants, DraftChainTest,
                          ::testing::Combine(::testing::ValuesIn(kVariants),
-                                            ::testing::ValuesIn(VectorIsas())),
-                         [](const auto& info) {
-                           return TestName(std::get<0>(info.param)) + "_" +
-                                  std::string(CpuIsaName(std::get<1>(info.param)));
-                         });
+                                            ::testing::ValuesIn(VectorIsas()),
+                                            ::testing::Values("f32")),
+                         ChainParamName);
+INSTANTIATE_TEST_SUITE_P(Formats, DraftChainTest,
+                         ::testing::ValuesIn(FormatSpread({kernels::BestCpuIsa()})),
+                         ChainParamName);
 
 TEST(AssistantTest, MoreSlotsThanOneChainHoldsRunAsFurtherChains) {
   AssistantRig r("e2b-like");

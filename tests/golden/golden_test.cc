@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "tests/engine/engine_rig.h"
+#include "tests/engine/kv_rows.h"
 #include "tests/golden/golden_data.h"
 
 namespace tandem::testing {
@@ -164,12 +165,9 @@ TEST_P(GoldenTest, StoredKeysAndValuesOfTheDonorsEqualTransformers) {
         const int32_t block = sequence.tables[group][position / rig.config.block_tokens];
         ASSERT_GE(block, 0);
         for (int head = 0; head < desc.num_kv_heads; ++head, at += desc.head_dim) {
-          const std::byte* row = view.base + block * view.block_stride + head * view.head_stride +
-                                 (value ? view.v_offset : 0) +
-                                 position % rig.config.block_tokens * desc.head_dim * sizeof(float);
-          EXPECT_LE(MaxAbsDiff({reinterpret_cast<const float*>(row), size_t(desc.head_dim)},
-                               {&want[at], size_t(desc.head_dim)}),
-                    kLayerTolerance)
+          const std::vector<float> row = StoredRow(view, desc.head_dim, block, head,
+                                                   position % rig.config.block_tokens, value);
+          EXPECT_LE(MaxAbsDiff(row, {&want[at], size_t(desc.head_dim)}), kLayerTolerance)
               << name << (value ? " v" : " k") << " position " << position << " head " << head;
         }
       }
