@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/grpc/close_call.h"
+#include "server/grpc/flush_prefix_cache.h"
 #include "server/grpc/generate_reactors.h"
 #include "server/grpc/model_messages.h"
 #include "server/grpc/request_errors.h"
@@ -242,9 +243,22 @@ class AdminService final : public RawAdmin<v1::Admin::Service> {
   ServerUnaryReactor* Undrain(CallbackServerContext* c, const ByteBuffer*, ByteBuffer*) override {
     return RefuseUnary(core_, "Undrain", c);
   }
-  ServerUnaryReactor* FlushPrefixCache(CallbackServerContext* c, const ByteBuffer*,
-                                       ByteBuffer*) override {
-    return RefuseUnary(core_, "FlushPrefixCache", c);
+  ServerUnaryReactor* FlushPrefixCache(CallbackServerContext* context, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    ServerUnaryReactor* reactor = context->DefaultReactor();
+    const auto finish = [this, reactor,
+                         response](absl::StatusOr<v1::FlushPrefixCacheResponse> answer) {
+      if (answer.ok()) *response = SerializeMessage(*answer);
+      reactor->Finish(CloseCall(core_, "FlushPrefixCache", answer.status()));
+    };
+    const auto asked = ParseMessage<v1::FlushPrefixCacheRequest>(*request);
+    if (asked.ok()) {
+      server::FlushPrefixCache(
+          *asked, core_, [context] { return context->IsCancelled(); }, finish);
+    } else {
+      finish(asked.status());
+    }
+    return reactor;
   }
   ServerUnaryReactor* SetLimits(CallbackServerContext* c, const ByteBuffer*, ByteBuffer*) override {
     return RefuseUnary(core_, "SetLimits", c);

@@ -32,6 +32,7 @@ struct GrpcConfig {
   int keepalive_timeout_ms = 20'000;  // ... and close when they do not answer for so long
   int max_connection_age_s = 0;       // 0: unlimited; else clients reconnect, streams may finish
   bool reflection = true;
+  bool admin = false;                     // the Admin service is open to whoever reaches a port
   int max_n = 8;                          // choices per request
   int max_prompt_logprob_tokens = 8192;   // longest prompt that is scored
   int64_t default_deadline_s = 0;         // for calls without one; 0: none

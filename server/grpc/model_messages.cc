@@ -56,6 +56,7 @@ v1::ServerInfo ToServerInfo(const GrpcConfig& config, const ServedModel* model, 
   info.set_state(std::string(PhaseName(phase)));
   info.set_replica(config.replica);
   info.add_services("tandem.v1.Generation");
+  if (config.admin) info.add_services("tandem.v1.Admin");
   auto& limits = *info.mutable_limits();
   limits["max_n"] = absl::StrCat(config.max_n);
   limits["max_prompt_logprob_tokens"] = absl::StrCat(config.max_prompt_logprob_tokens);

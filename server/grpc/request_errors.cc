@@ -1,5 +1,6 @@
 #include "server/grpc/request_errors.h"
 
+#include "absl/strings/str_cat.h"
 #include "scheduler/status_reason.h"
 
 namespace tandem::server {
@@ -68,6 +69,20 @@ absl::Status AdministratorsOnly(std::string_view what) {
   return WithReason(
       absl::PermissionDeniedError(Text(what, " is for administrators; leave it empty")),
       {.reason = "AUTH", .metadata = {}, .field = {}});
+}
+
+absl::Status AdminIsOff(std::string_view method) {
+  return WithReason(absl::PermissionDeniedError(
+                        Text("method ", method,
+                             " is for operators; start the server with --admin on to open it")),
+                    {.reason = "AUTH", .metadata = {}, .field = {}});
+}
+
+absl::Status NotIdle(int64_t timeout_ms, int64_t running, int64_t waiting) {
+  return WithReason(absl::DeadlineExceededError(absl::StrCat(
+                        "the engine was not idle within ", timeout_ms, " ms: ", running, " run and ",
+                        waiting, " wait; nothing was freed, try again or without wait_idle")),
+                    {.reason = "DEADLINE", .metadata = {}, .field = {}});
 }
 
 absl::Status ClientCancelled() {

@@ -4,6 +4,7 @@
 // never repeat a prompt.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -27,6 +28,10 @@ absl::Status DuplicateRequestId(std::string_view request_id);
 absl::Status RequestNotFound(std::string_view request_id);
 // PERMISSION_DENIED AUTH. `what` is asked for and reserved to administrators.
 absl::Status AdministratorsOnly(std::string_view what);
+// PERMISSION_DENIED AUTH: the Admin service is not open. `method` by its name.
+absl::Status AdminIsOff(std::string_view method);
+// DEADLINE_EXCEEDED DEADLINE: others kept the engine busy for `timeout_ms`.
+absl::Status NotIdle(int64_t timeout_ms, int64_t running, int64_t waiting);
 // CANCELLED CLIENT_CANCELLED.
 absl::Status ClientCancelled();
 // UNAVAILABLE MODEL_LOADING.

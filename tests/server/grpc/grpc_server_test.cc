@@ -352,8 +352,8 @@ TEST_F(GrpcServerTest, MethodsOfLaterVersionsSayTheirNames) {
   EXPECT_EQ(embed.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(Reason(embed), "FEATURE_UNSUPPORTED");
   EXPECT_EQ(Metadata(embed, "feature"), "method Embed");
-  for (const char* method : {"Drain", "Undrain", "FlushPrefixCache", "SetLimits", "SetLogLevel",
-                             "StartProfile", "StopProfile", "DumpState"}) {
+  for (const char* method : {"Drain", "Undrain", "SetLimits", "SetLogLevel", "StartProfile",
+                             "StopProfile", "DumpState"}) {
     const grpc::Status status = CallRaw(absl::StrCat("/tandem.v1.Admin/", method), "");
     EXPECT_EQ(Reason(status), "FEATURE_UNSUPPORTED");
   }
