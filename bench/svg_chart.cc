@@ -172,11 +172,14 @@ std::string NamedPoints(const Chart& chart, const std::vector<std::vector<Point>
                             [&](const Box& other) { return place.Touches(other); });
       };
       const auto found = std::find_if(places.begin(), places.end(), fits);
-      const Box& place = found == places.end() ? places[0] : *found;
+      const size_t chosen = found == places.end() ? 0 : found - places.begin();
+      const Box& place = places[chosen];
       taken.push_back(place);
       svg += absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.0f\" fill=\"%s\"/>\n", p.x, p.y,
                              kRadius, kColors[i % kColors.size()]);
-      svg += Text((place.x0 + place.x1) / 2, place.y1 - 3, "middle", 13, name);
+      const double text_x = chosen == 0 ? place.x0 : chosen == 1 ? place.x1 : middle;
+      const char* const anchor = chosen == 0 ? "start" : chosen == 1 ? "end" : "middle";
+      svg += Text(text_x, place.y1 - 3, anchor, 13, name);
     }
   }
   return svg;
@@ -200,7 +203,9 @@ std::string Panel(const Chart& chart, double left, double top, double width) {
   }
   for (const double y : y_axis.marks) {
     svg += Line(x0, at_y(y), x1, at_y(y), "#e4e4e4");
-    svg += Text(x0 - 6, at_y(y) + 4, "end", 12, absl::StrFormat("%.6g", y));
+    const std::string number =
+        y_axis.log ? absl::StrFormat("1e%.0f", std::log10(y)) : absl::StrFormat("%.6g", y);
+    svg += Text(x0 - 6, at_y(y) + 4, "end", 12, number);
   }
   svg += Line(x0, y0, x1, y0, "#555555");
   svg += Line(x0, y0, x0, y1, "#555555");
