@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <optional>
 #include <sstream>
 
@@ -74,6 +75,28 @@ FreeMemory LookAtMemory(const std::filesystem::path& proc, const std::filesystem
     if (path.empty()) return free;
     path = path.has_parent_path() ? path.parent_path() : std::filesystem::path();
   }
+}
+
+std::optional<uint64_t> LastLevelCacheBytes(const std::filesystem::path& cpus) {
+  // By level and the CPUs that share it: each of these tells of it.
+  std::map<std::pair<uint64_t, std::string>, uint64_t> caches;
+  std::error_code error;
+  for (const auto& cpu : std::filesystem::directory_iterator(cpus, error)) {
+    for (const auto& cache : std::filesystem::directory_iterator(cpu.path() / "cache", error)) {
+      const auto level = ReadNumber(cache.path() / "level");
+      const auto kib = ReadNumber(cache.path() / "size");  // "32768K"
+      const auto shared = ReadText(cache.path() / "shared_cpu_list");
+      if (!level.has_value() || !kib.has_value() || !shared.has_value()) continue;
+      caches[{*level, *shared}] = *kib * 1024;
+    }
+  }
+  if (caches.empty()) return std::nullopt;
+  const uint64_t last_level = caches.rbegin()->first.first;
+  uint64_t bytes = 0;
+  for (const auto& [key, size] : caches) {
+    if (key.first == last_level) bytes += size;
+  }
+  return bytes;
 }
 
 std::string CpuModelName() {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,12 @@ struct FreeMemory {
 //   cgroup  /sys/fs/cgroup, or a copy for tests; version 2
 FreeMemory LookAtMemory(const std::filesystem::path& proc = "/proc",
                         const std::filesystem::path& cgroup = "/sys/fs/cgroup");
+
+// Bytes of the last-level caches of all CPUs together; nothing when the system does not tell. In a
+// virtual machine, what the host says it has.
+//   cpus  /sys/devices/system/cpu, or a copy for tests
+std::optional<uint64_t> LastLevelCacheBytes(
+    const std::filesystem::path& cpus = "/sys/devices/system/cpu");
 
 // "AMD EPYC 9B14", from /proc/cpuinfo; "unknown CPU" when it does not say.
 std::string CpuModelName();

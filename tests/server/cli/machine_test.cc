@@ -69,5 +69,20 @@ TEST_F(LookAtMemoryTest, UnreadableFilesDoNotLimit) {
   EXPECT_GT(Look().bytes, uint64_t{1} << 50);
 }
 
+TEST_F(LookAtMemoryTest, CachesOfTheLastLevelCountOnceEach) {
+  for (const char* cpu : {"cpu0", "cpu1", "cpu2"}) {
+    const std::string caches = std::string("cpus/") + cpu + "/cache/";
+    Write(caches + "index2/level", "2\n");
+    Write(caches + "index2/size", "1024K\n");
+    Write(caches + "index2/shared_cpu_list", cpu);
+    Write(caches + "index3/level", "3\n");
+    Write(caches + "index3/size", "32768K\n");
+    Write(caches + "index3/shared_cpu_list", std::string(cpu) == "cpu2" ? "2\n" : "0-1\n");
+  }
+  Write("cpus/online", "0-2\n");
+  EXPECT_EQ(LastLevelCacheBytes(root_ / "cpus"), 64 * kMiB);
+  EXPECT_EQ(LastLevelCacheBytes(root_ / "nothing"), std::nullopt);
+}
+
 }  // namespace
 }  // namespace tandem::server
