@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "bench/random.h"
 #include "bench/workload.h"
+#include "server/chat/render_chat.h"
 #include "server/cli/bench_compare.h"
 #include "server/cli/format.h"
 #include "server/cli/machine.h"
@@ -26,17 +27,20 @@ constexpr int kRandomPrompts = 16;
 constexpr int kRandomPromptTokens = 32;
 constexpr int kLeastContext = 128;  // steps of a few rows are timed too
 
-AnswerPrompts RandomPrompts(int vocab) {
-  AnswerPrompts found = {.text =
-                             absl::StrFormat("Random ids, %d to a prompt", kRandomPromptTokens)};
-  for (int i = 0; i < kRandomPrompts; ++i) {
-    bench::Random random(/*seed=*/1, i);
-    BenchPrompt& prompt = found.prompts.emplace_back(BenchPrompt{.task = "random"});
-    for (int k = 0; k < kRandomPromptTokens; ++k) {
-      prompt.ids.push_back(static_cast<int32_t>(random.Below(vocab)));
-    }
+// The ids of a prompt; see FindPrompts.
+absl::StatusOr<std::vector<int32_t>> PromptIds(const std::string& text, const ModelSource& source,
+                                               const Tokenizer& tokenizer) {
+  const bool has_turns = text.find("<|turn>") != std::string::npos;
+  if (has_turns || !IsInstruct(source.config, tokenizer)) {
+    return tokenizer.EncodePrompt(text, /*add_bos=*/true, /*parse_special=*/true).ids;
   }
-  return found;
+  const ChatPrompt chat = {.messages = {{.role = ChatRole::kUser, .content = text}}};
+  const absl::StatusOr<RenderedChat> rendered = RenderChat(chat, ChatFormatOf(source));
+  if (!rendered.ok()) return rendered.status();
+  return tokenizer
+      .EncodePrompt(rendered->text, /*add_bos=*/true, /*parse_special=*/true,
+                    rendered->client_spans)
+      .ids;
 }
 
 absl::StatusOr<AnswerPrompts> ReadPrompts(const fs::path& path, const ModelSource& source) {
@@ -53,9 +57,10 @@ absl::StatusOr<AnswerPrompts> ReadPrompts(const fs::path& path, const ModelSourc
   if (!tokenizer.ok()) return tokenizer.status();
   AnswerPrompts found = {.natural = true};
   for (const bench::FilePrompt& line : *lines) {
+    absl::StatusOr<std::vector<int32_t>> ids = PromptIds(line.text, source, *tokenizer);
+    if (!ids.ok()) return ids.status();
     found.prompts.push_back(
-        {.task = line.task.empty() ? "prompts" : line.task,
-         .ids = tokenizer->EncodePrompt(line.text, /*add_bos=*/true, /*parse_special=*/true).ids});
+        {.task = line.task.empty() ? "prompts" : line.task, .ids = *std::move(ids)});
   }
   found.text =
       absl::StrFormat("%d prompts of %s (%s)", found.prompts.size(), path.filename().string(),
@@ -76,8 +81,7 @@ double LoadAverage() {
 
 }  // namespace
 
-BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-                        const kernels::CpuBackend& backend, const std::string& command_line) {
+BenchFacts BenchFactsOf(const kernels::CpuBackend& backend, const std::string& command_line) {
   return {.command_line = command_line,
           .version = std::string(Version()),
           .commit = std::string(GitCommit()),
@@ -86,12 +90,31 @@ BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, con
           .cpu = CpuModelName(),
           .backend = kernels::CpuOps(backend).name,
           .threads = kernels::CpuThreads(backend),
-          .load = LoadAverage(),
-          .model = source.name,
-          .parameters = CountParameters(source.config),
-          .weight_bytes = plan.weight_bytes + engine::PleTableBytes(source.config),
-          .weight_type = "bf16",
-          .kv_type = std::string(KvFormatName(KvFormatOf(settings)))};
+          .load = LoadAverage()};
+}
+
+BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
+                        const kernels::CpuBackend& backend, const std::string& command_line) {
+  BenchFacts facts = BenchFactsOf(backend, command_line);
+  facts.model = source.name;
+  facts.parameters = CountParameters(source.config);
+  facts.weight_bytes = plan.weight_bytes + engine::PleTableBytes(source.config);
+  facts.weight_type = "bf16";
+  facts.kv_type = std::string(KvFormatName(KvFormatOf(settings)));
+  return facts;
+}
+
+AnswerPrompts RandomPrompts(int vocab) {
+  AnswerPrompts found = {.text =
+                             absl::StrFormat("Random ids, %d to a prompt", kRandomPromptTokens)};
+  for (int i = 0; i < kRandomPrompts; ++i) {
+    bench::Random random(/*seed=*/1, i);
+    BenchPrompt& prompt = found.prompts.emplace_back(BenchPrompt{.task = "random"});
+    for (int k = 0; k < kRandomPromptTokens; ++k) {
+      prompt.ids.push_back(static_cast<int32_t>(random.Below(vocab)));
+    }
+  }
+  return found;
 }
 
 absl::StatusOr<AnswerPrompts> FindPrompts(const std::string& file, const ModelSource& source) {

@@ -20,6 +20,8 @@
 
 namespace tandem::server {
 
+// Of the program and the machine alone.
+BenchFacts BenchFactsOf(const kernels::CpuBackend& backend, const std::string& command_line);
 BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
                         const kernels::CpuBackend& backend, const std::string& command_line);
 
@@ -29,10 +31,14 @@ struct AnswerPrompts {
   bool natural = false;  // answers end where the model ends them
 };
 
-// --prompts, else the heldout.jsonl in the model's directory, else, for dummy weights, random ids.
+// Prompts of a file without turns of their own become a user's message where the model was trained
+// to chat. --prompts, else the heldout.jsonl in the model's directory, else, for dummy weights, random ids.
 //   errors  kNotFound, kInvalidArgument with the file and the line; kInvalidArgument when a model
 //           comes without prompts
 absl::StatusOr<AnswerPrompts> FindPrompts(const std::string& file, const ModelSource& source);
+
+// 16 prompts of 32 ids, the same every time.
+AnswerPrompts RandomPrompts(int vocab);
 
 struct AnswerBench {
   std::unique_ptr<LoadedEngine> engine;

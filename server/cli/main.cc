@@ -129,6 +129,12 @@ int Main(const std::vector<std::string>& words) {
       status = exit_status.status();
       break;
     }
+    case Verb::kBenchKv:
+      status = BenchKv(settings, terminal, CommandText(words));
+      break;
+    case Verb::kBenchKvQuality:
+      status = BenchKvQuality(settings, terminal, CommandText(words));
+      break;
     case Verb::kDoctor:
       return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment));
     case Verb::kHealth: {

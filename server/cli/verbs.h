@@ -43,6 +43,14 @@ absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
 absl::Status BenchAccept(const Settings& settings, const Terminal& terminal,
                          const std::string& command_line);
 
+// Measures what KV formats save and cost, without a checkpoint. `command_line` as above.
+absl::Status BenchKv(const Settings& settings, const Terminal& terminal,
+                     const std::string& command_line);
+
+// Measures how far KV formats move what a model says. `command_line` as above.
+absl::Status BenchKvQuality(const Settings& settings, const Terminal& terminal,
+                            const std::string& command_line);
+
 // Measures a server under load and prints the report. A signal ends the run; what has finished is
 // reported.
 //   returns  the exit status: 0; 1 when no request succeeded or the server was lost; 130 when a

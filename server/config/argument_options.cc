@@ -17,6 +17,7 @@ constexpr unsigned kCompletions = Bit(Verb::kCompletions);
 constexpr unsigned kLoads =
     kServe | kChat | kRun | kBench | kBenchAccept | kBenchServe;  // verbs that load weights
 constexpr unsigned kPlans = kLoads | kInspect | kDoctor;          // verbs that say what fits
+constexpr unsigned kKv = Bit(Verb::kBenchKv) | Bit(Verb::kBenchKvQuality);
 
 constexpr double kAnyInt = 2147483647.0;
 
@@ -25,7 +26,7 @@ constexpr double kAnyInt = 2147483647.0;
 std::vector<OptionSpec> ArgumentOptions() {
   return {
       {.name = "config",
-       .verbs = kPlans | kConfig,
+       .verbs = kPlans | kKv | kConfig,
        .placeholder = "FILE",
        .target = [](Settings& s) -> Target { return &s.config; },
        .unset = "none",

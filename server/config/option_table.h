@@ -27,6 +27,8 @@ enum class Verb : unsigned {
   kBenchModel,
   kBenchAccept,
   kBenchServe,
+  kBenchKv,
+  kBenchKvQuality,
   kDoctor,
   kHealth,
   kConfig,

@@ -68,6 +68,27 @@ struct BenchAcceptArguments {
   std::string output = "md";
 };
 
+// Arguments of `tandem bench kv`.
+struct BenchKvArguments {
+  std::string formats = "f32,bf16,f16,q8,turbo4,turbo3,turbo2";
+  std::vector<int> context = {512, 2048, 8192, 32768};
+  int sequences = 0;  // 0: as many as exceed the last-level cache
+  int repetitions = 5;
+  std::string output = "md";
+};
+
+// Arguments of `tandem bench kv-quality`.
+struct BenchKvQualityArguments {
+  std::string formats = "f32,f16,q8,q8/turbo4,turbo4,turbo3,turbo2";
+  std::string reference = "bf16";
+  std::string prompts;  // a file
+  int requests = 300;   // 0: all prompts
+  int generate = 256;
+  int streams = 16;
+  std::string output = "md";
+  std::string plot;
+};
+
 // Arguments of `tandem health`.
 struct HealthArguments {
   std::string address = "localhost:50051";
@@ -182,6 +203,8 @@ struct Settings {
   BenchArguments bench;
   BenchAcceptArguments bench_accept;
   BenchServeArguments bench_serve;
+  BenchKvArguments bench_kv;
+  BenchKvQualityArguments bench_kv_quality;
   HealthArguments health;
   std::string shell;  // completions
 };
