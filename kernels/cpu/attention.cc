@@ -96,11 +96,13 @@ void RunChunk(const AttentionKernels& kernels, const AttentionArgs& args, const 
   chunk.rows = unit.packed_rows;
   chunk.head_dim = args.head_dim;
   uint32_t seen = 0;  // bit t: some row sees a position of tile t
+  int visible_end = 0;
   for (int r = 0; r < unit.packed_rows; ++r) {
     const int t = RowOf(args, unit, r);
     chunk.q[r] = QueryOf(args, unit, r);
     const int begin = std::clamp(args.visible_begin[t] - first, 0, kAttentionChunk);
     const int end = std::clamp(args.visible_end[t] - first, 0, kAttentionChunk);
+    visible_end = std::max(visible_end, args.visible_end[t]);
     chunk.begin[r] = begin;
     chunk.end[r] = end;
     if (begin < end) {
@@ -115,7 +117,10 @@ void RunChunk(const AttentionKernels& kernels, const AttentionArgs& args, const 
     chunk.v[t] = rows.v;
   }
   const bool next = then_next && chunk_index + 1 < unit.chunk_end;
-  chunk.k_ahead = next ? TileAt(args, unit, first + kAttentionChunk).k : KvRow{};
+  for (int t = 0; t < kMaxTilesAhead; ++t) {
+    const int ahead = first + kAttentionChunk + t * kAttentionTile;
+    chunk.k_ahead[t] = next && ahead < visible_end ? TileAt(args, unit, ahead).k : KvRow{};
+  }
   chunk.k_format = args.kv.k_format;
   chunk.v_format = args.kv.v_format;
   chunk.queries = &scratch.queries;

@@ -23,6 +23,7 @@ constexpr int kDotBias = 0;
 static inline Vec ToVec(Bytes sums) { return _mm256_cvtepi32_ps(sums); }
 
 #include "kernels/cpu/attention.inc"
+#include "kernels/cpu/attention_float_weights.inc"
 
 }  // namespace avx2
 

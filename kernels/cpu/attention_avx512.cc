@@ -24,6 +24,7 @@ constexpr int kDotBias = 0;
 static inline Vec ToVec(Bytes sums) { return _mm512_cvtepi32_ps(sums); }
 
 #include "kernels/cpu/attention.inc"
+#include "kernels/cpu/attention_float_weights.inc"
 
 }  // namespace avx512
 

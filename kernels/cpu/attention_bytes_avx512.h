@@ -38,6 +38,8 @@ static inline Bytes DownTwo(Bytes x) {
 
 static inline Bytes UnpackLow8(Bytes a, Bytes b) { return _mm512_unpacklo_epi8(a, b); }
 static inline Bytes UnpackHigh8(Bytes a, Bytes b) { return _mm512_unpackhi_epi8(a, b); }
+static inline Bytes UnpackLow16(Bytes a, Bytes b) { return _mm512_unpacklo_epi16(a, b); }
+static inline Bytes UnpackHigh16(Bytes a, Bytes b) { return _mm512_unpackhi_epi16(a, b); }
 static inline Bytes UnpackLow32(Bytes a, Bytes b) { return _mm512_unpacklo_epi32(a, b); }
 static inline Bytes UnpackHigh32(Bytes a, Bytes b) { return _mm512_unpackhi_epi32(a, b); }
 static inline Bytes UnpackLow64(Bytes a, Bytes b) { return _mm512_unpacklo_epi64(a, b); }

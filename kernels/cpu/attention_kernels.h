@@ -15,6 +15,7 @@ namespace tandem::kernels {
 constexpr int kAttentionTile = 16;    // positions whose K (V) rows are used together, from L1
 constexpr int kAttentionChunk = 128;  // positions with one softmax; part of the numerics
 constexpr int kChunkTiles = kAttentionChunk / kAttentionTile;
+constexpr int kMaxTilesAhead = 2;   // K tiles of the next chunk that a chunk may ask memory for
 constexpr int kMaxPackedRows = 64;  // (row, query head) pairs that share one reading of K and V
 constexpr int kMaxHeadDim = 512;
 
@@ -29,6 +30,8 @@ struct AttentionQueries {
 // A rotated query, not scaled, whose largest value lies outside of this is 0, or not a number.
 constexpr float kMinQueryMax = 1e-30f;
 constexpr float kMaxQueryMax = 3e38f;
+// A weight of a V row below this is 0 where weights are rounded to 16 bits.
+constexpr float kMinWeight = 1e-30f;
 
 // One chunk of the positions of one KV head, for `rows` packed rows that attend to it. Positions
 // count from the chunk's first one.
@@ -45,7 +48,7 @@ struct AttentionChunk {
   // to hold numbers.
   KvRow k[kChunkTiles];
   KvRow v[kChunkTiles];
-  KvRow k_ahead;  // a K tile that will be needed next, or null; speed only
+  KvRow k_ahead[kMaxTilesAhead];  // K tiles that will be needed next, or null; speed only
   KvFormat k_format;
   KvFormat v_format;
 

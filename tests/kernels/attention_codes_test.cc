@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -44,10 +45,17 @@ std::vector<float> Reference(const AttentionBatch& batch) {
   return out;
 }
 
+// T11 asks for 2e-3. The level with integer weights rounds those to 16 bits.
+double ToleranceAt(CpuIsa isa, KvFormat v_format) {
+  return isa == CpuIsa::kAvx512Bf16 && KvHasScale(v_format) ? 5e-5 : kFloatTolerance;
+}
+
 void ExpectEqualsReference(const AttentionBatch& batch) {
   const std::vector<float> want = Reference(batch);
   for (const CpuIsa isa : VectorLevels()) {
-    EXPECT_LE(RelativeError(batch.Run(OpsAt(isa, 2)), want), kFloatTolerance) << CpuIsaName(isa);
+    EXPECT_LE(RelativeError(batch.Run(OpsAt(isa, 2)), want),
+              ToleranceAt(isa, batch.shape().v_format))
+        << CpuIsaName(isa);
   }
 }
 
@@ -353,26 +361,32 @@ TEST(AttentionCodesTest, ARowWithScaleZeroIsZeroWhateverItsCodes) {
 }
 
 TEST(AttentionCodesTest, AQueryOfNothingAveragesAndOneThatIsNotANumberStaysSo) {
-  for (const KvFormat format : kAllFormats) {
-    AttentionBatch batch(
-        {.k_format = format, .v_format = KvFormat::kF32}, 1,
-        {CausalRows(4, 1), CausalRows(4, 1), CausalRows(4, 1), CausalRows(300, 1)});
-    std::fill_n(batch.q(0), 256, 0.0f);
-    std::fill_n(batch.q(1), 256, 1e-40f);
-    batch.q(2)[77] = std::numeric_limits<float>::quiet_NaN();
-    batch.q(3)[77] = std::numeric_limits<float>::infinity();
-    for (const CpuIsa isa : Levels()) {
-      const std::vector<float> out = batch.Run(OpsAt(isa, 2));
-      int wrong = 0;
-      for (int row = 0; row < 4; ++row) {
-        for (int d = 0; d < 256; ++d) {
-          const float got = out[row * batch.row_values() + d];
-          float sum = 0.0f;
-          for (int p = 0; p < 4; ++p) sum += batch.kv().ReadV(batch.block(row, p), 0, p)[d];
-          wrong += row < 2 ? std::fabs(got - sum / 4) > 1e-6f : !std::isnan(got);
+  for (const KvFormat k : kAllFormats) {
+    for (const KvFormat v : {KvFormat::kF32, KvFormat::kQ8, KvFormat::kTurbo3}) {
+      SCOPED_TRACE(testing::Message() << "K " << NameOf(k) << " V " << NameOf(v));
+      AttentionBatch batch(
+          {.k_format = k, .v_format = v}, 1,
+          {CausalRows(4, 1), CausalRows(4, 1), CausalRows(4, 1), CausalRows(300, 1)});
+      std::fill_n(batch.q(0), 256, 0.0f);
+      std::fill_n(batch.q(1), 256, 1e-40f);
+      batch.q(2)[77] = std::numeric_limits<float>::quiet_NaN();
+      batch.q(3)[77] = std::numeric_limits<float>::infinity();
+      for (const CpuIsa isa : Levels()) {
+        const std::vector<float> out = batch.Run(OpsAt(isa, 2));
+        for (int row = 0; row < 2; ++row) {
+          std::vector<float> mean(256, 0.0f);
+          for (int p = 0; p < 4; ++p) {
+            const std::vector<float> value =
+                ModelRow(v, batch.kv().ReadV(batch.block(row, p), 0, p));
+            for (int d = 0; d < 256; ++d) mean[d] += value[d] / 4;
+          }
+          EXPECT_LE(RelativeError({&out[row * 256], 256}, mean), ToleranceAt(isa, v))
+              << CpuIsaName(isa) << " row " << row;
         }
+        EXPECT_TRUE(std::all_of(&out[2 * 256], &out[4 * 256], [](float x) {
+          return std::isnan(x);
+        })) << CpuIsaName(isa);
       }
-      EXPECT_EQ(wrong, 0) << "format " << NameOf(format) << " " << CpuIsaName(isa);
     }
   }
 }
