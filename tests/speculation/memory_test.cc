@@ -1,4 +1,5 @@
-// T24 of mtp.md 5.3: neither requests nor models leave memory behind (P-32, P-39).
+// T24 of mtp.md 5.3: neither requests nor models leave memory behind (P-32, P-39), and no context
+// takes more than its blocks.
 //
 // TANDEM_FULL=1 runs the 10,000 requests that it asks for; the suite runs a tenth.
 #include <gtest/gtest.h>
@@ -10,6 +11,7 @@
 #include <string>
 
 #include "scheduler/scheduler.h"
+#include "tests/engine/kv_rows.h"
 #include "tests/speculation/proposers.h"
 #include "tests/speculation/rig_assistant.h"
 #include "tests/speculation/rounds.h"
@@ -109,6 +111,44 @@ TEST(SpeculationMemoryTest, LoadingAndUnloadingTargetAndAssistantTwentyTimesLeav
   const int64_t grown = ResidentKib() - before;
   RecordProperty("grown_kib", std::to_string(grown));
   EXPECT_LT(grown, kSlackKib);
+}
+
+// The most that this process was resident at a time since the last call, in KiB; 0 when the system
+// does not tell.
+int64_t PeakKibSinceLastAsked() {
+  int64_t peak = 0;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) peak = std::stoll(line.substr(6));
+  }
+  std::ofstream("/proc/self/clear_refs") << 5;
+  return peak;
+}
+
+// Codes are read where they lie: nothing but the pools, which are there from the start, has room
+// for a whole context, neither while the prompt runs nor while text and drafts come.
+TEST(SpeculationMemoryTest, NoBufferGrowsWithTheContextOverCodes) {
+  RigConfig config = {.threads = 2, .blocks = 520, .max_step_rows = 128};
+  SetNumbers(config, "turbo4");
+  EngineRig rig = TinyRig({.vocab = 32, .layers = 4, .shared = 2, .window = 8200}, 9, config);
+  RoundRig rounds(rig, MakeProposer(Guess::kRandom, std::make_shared<Script>(), 32, 1));
+  const auto peak_of = [&](int prompt_tokens) {
+    std::vector<int32_t> prompt(prompt_tokens);
+    for (int i = 0; i < prompt_tokens; ++i) prompt[i] = i % 31;
+    malloc_trim(0);
+    PeakKibSinceLastAsked();
+    DraftedSequence s = NewSequence(prompt, 20, 4);
+    rounds.Run(s, 100);
+    rig.Free(s.sequence);
+    return PeakKibSinceLastAsked();
+  };
+  peak_of(2000);
+  const int64_t little = peak_of(2000);
+  const int64_t much = peak_of(8000);
+  ASSERT_GT(little, 0);
+  RecordProperty("grown_kib", std::to_string(much - little));
+  // An f32 copy of 6000 rows of one layer alone would take 12 MB or more.
+  EXPECT_LT(much - little, kSlackKib);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The assistant of a golden target, over the blocks of a rig.
+// An assistant over the blocks of its target's rig.
 #pragma once
 
 #include <memory>
@@ -16,8 +16,12 @@ struct RigAssistant {
   engine::Propose AsPropose();  // refers to this object
 };
 
-// `ops` null: the rig's own.
+// A golden target's, by the variant. `ops` null: the rig's own.
 std::unique_ptr<RigAssistant> LoadRigAssistant(const std::string& variant, EngineRig& rig,
                                                int max_slots, const kernels::Ops* ops = nullptr);
+// The one in a folder.
+std::unique_ptr<RigAssistant> LoadRigAssistantFrom(const std::string& dir, EngineRig& rig,
+                                                   int max_slots,
+                                                   const kernels::Ops* ops = nullptr);
 
 }  // namespace tandem::testing

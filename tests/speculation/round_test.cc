@@ -10,6 +10,7 @@
 #include <random>
 #include <string>
 
+#include "tests/engine/kv_rows.h"
 #include "tests/speculation/plain_text.h"
 #include "tests/speculation/proposers.h"
 #include "tests/speculation/rounds.h"
@@ -83,12 +84,17 @@ Plain SayPlainly(EngineRig& rig, const std::vector<int32_t>& prompt, int tokens)
   return plain;
 }
 
-class RoundTest : public ::testing::TestWithParam<std::tuple<const char*, bool>> {
+// A golden variant, and numbers as SetNumbers reads them.
+using Param = std::tuple<const char*, const char*>;
+
+class RoundTest : public ::testing::TestWithParam<Param> {
  protected:
   RoundTest() : rig(GoldenDir(std::get<0>(GetParam())) + "/target", Config()) {}
 
   static RigConfig Config() {
-    return {.threads = 1, .f32 = std::get<1>(GetParam()), .blocks = 96, .max_step_rows = 128};
+    RigConfig config = {.threads = 1, .blocks = 96, .max_step_rows = 128};
+    SetNumbers(config, std::get<1>(GetParam()));
+    return config;
   }
 
   EngineRig rig;
@@ -454,17 +460,49 @@ TEST_P(RoundTest, AfterARowThatIsNotFiniteNothingMoreIsDrawnAndNothingGuessed) {
   rig.Free(sequence);
 }
 
-std::string ParamName(const ::testing::TestParamInfo<std::tuple<const char*, bool>>& info) {
-  return TestName(std::get<0>(info.param)) + (std::get<1>(info.param) ? "_f32" : "_bf16");
+std::string ParamName(const ::testing::TestParamInfo<Param>& info) {
+  return TestName(std::get<0>(info.param)) + "_" + FormatsTestName(std::get<1>(info.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, RoundBorderTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "f32" : "bf16"; });
 INSTANTIATE_TEST_SUITE_P(Variants, RoundTest,
-                         ::testing::Combine(::testing::Values("e2b-like", "e4b-like", "12b-like",
-                                                              "26b-like", "31b-like"),
-                                            ::testing::Bool()),
+                         ::testing::Combine(::testing::ValuesIn(kVariants),
+                                            ::testing::Values("f32", "bf16")),
                          ParamName);
+INSTANTIATE_TEST_SUITE_P(Formats, RoundTest,
+                         ::testing::Values(Param("e2b-like", "q8"), Param("e4b-like", "turbo4"),
+                                           Param("12b-like", "turbo3"), Param("31b-like", "turbo2"),
+                                           Param("26b-like", "q8/turbo4 protect 0+2"),
+                                           Param("e4b-like", "turbo2/f16")),
+                         ParamName);
+
+// T17 of turboquant 6.2: every row is read back as it was stored, rows of its own chunk included.
+class ChunkedBlocksTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ChunkedBlocksTest, AnyChunksOfAPromptLeaveTheSameBytes) {
+  RigConfig config = {.threads = 2, .blocks = 160, .max_step_rows = 1024};
+  SetNumbers(config, GetParam());
+  EngineRig rig = TinyRig({.vocab = 200, .layers = 4, .window = 2000}, 11, config);
+  const std::vector<int32_t> prompt = RandomPrompt(rig.model.config, 1100, 3);
+  RigSequence whole{.ids = prompt};
+  const std::vector<float> logits = rig.Prefill(whole, 1024);
+  for (const int chunk : {64, 256}) {
+    RigSequence chunked{.ids = prompt};
+    EXPECT_EQ(rig.Prefill(chunked, chunk), logits);
+    for (const KvGroup group : {kSliding, kFull}) {
+      for (int position = 0; position < 1100; ++position) {
+        ASSERT_TRUE(KvRow(rig, chunked, group, position) == KvRow(rig, whole, group, position))
+            << "chunks of " << chunk << " group " << group << " position " << position;
+      }
+    }
+    rig.Free(chunked);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, ChunkedBlocksTest,
+                         ::testing::Values("bf16", "f16", "q8", "turbo4", "turbo3", "turbo2"),
+                         [](const auto& info) { return FormatsTestName(info.param); });
 
 // S3-13, T28: rows of logits are computed in pieces, so any number of them may be asked for.
 TEST(RoundLimitsTest, EverySeatVerifiesTheLongestDraftInOneStep) {

@@ -6,6 +6,8 @@
 #include <iostream>
 #include <utility>
 
+#include "tests/engine/kv_rows.h"
+
 namespace tandem::testing {
 namespace {
 
@@ -13,7 +15,8 @@ using engine::kFull;
 using engine::kSliding;
 using engine::KvGroup;
 
-// Calls f(row, bytes) for the K and V row of every layer and head of the group at `position`.
+// Calls f(bytes) for what makes up the K and V rows of every layer and head of the group at
+// `position`.
 template <typename F>
 void ForKvRows(const EngineRig& rig, const RigSequence& sequence, KvGroup group, int position,
                F f) {
@@ -23,12 +26,8 @@ void ForKvRows(const EngineRig& rig, const RigSequence& sequence, KvGroup group,
   for (size_t i = 0; i < owners.size(); ++i) {
     const engine::LayerDesc& layer = rig.model.config.layers[owners[i]];
     const kernels::KvView view = rig.stores[group]->View(static_cast<int>(i));
-    const size_t k_bytes = kernels::KvRowBytes(view.k_format, layer.head_dim);
-    const size_t v_bytes = kernels::KvRowBytes(view.v_format, layer.head_dim);
     for (int head = 0; head < layer.num_kv_heads; ++head) {
-      std::byte* at = view.base + block * view.block_stride + head * view.head_stride;
-      f(at + cell * k_bytes, k_bytes);
-      f(at + view.v_offset + cell * v_bytes, v_bytes);
+      for (const auto run : KvRowRuns(view, layer.head_dim, block, head, cell)) f(run);
     }
   }
 }
@@ -157,7 +156,7 @@ void RoundRig::PoisonDeadRows(const RigSequence& sequence) {
     if (rig.stores[group] == nullptr) continue;
     for (int position = sequence.done; position < held; ++position) {
       ForKvRows(rig, sequence, group, position,
-                [](std::byte* row, size_t bytes) { std::memset(row, 0xff, bytes); });
+                [](std::span<std::byte> run) { std::memset(run.data(), 0xff, run.size()); });
     }
   }
 }
@@ -180,8 +179,9 @@ void RoundRig::Drop(DraftedSequence& s) {
 std::vector<std::byte> KvRow(const EngineRig& rig, const RigSequence& sequence, KvGroup group,
                              int position) {
   std::vector<std::byte> bytes;
-  ForKvRows(rig, sequence, group, position,
-            [&](const std::byte* row, size_t size) { bytes.insert(bytes.end(), row, row + size); });
+  ForKvRows(rig, sequence, group, position, [&](std::span<const std::byte> run) {
+    bytes.insert(bytes.end(), run.begin(), run.end());
+  });
   return bytes;
 }
 
