@@ -82,7 +82,7 @@ std::vector<std::string> NamesIn(const std::string& page) {
   return names;
 }
 
-// The rows of mtp.md 4 and 5.3.
+// The rows of mtp.md 4 and 5.3, and of turboquant.md 4.6.
 std::set<std::string> RowsToBeMapped() {
   std::set<std::string> rows;
   const int seeds[] = {10, 3, 2, 17, 12};
@@ -91,6 +91,7 @@ std::set<std::string> RowsToBeMapped() {
   }
   for (int i = 1; i <= 48; ++i) rows.insert(absl::StrFormat("P-%d", i));
   for (int i = 1; i <= 32; ++i) rows.insert(absl::StrFormat("T%02d", i));
+  for (int i = 1; i <= 11; ++i) rows.insert(absl::StrFormat("K-%d", i));
   return rows;
 }
 

@@ -39,9 +39,9 @@ constexpr StageModel kModels[] = {
     {"demo", "q8", 71'000'000},
 };
 
-class PrefixReuseTest : public ::testing::TestWithParam<StageModel> {};
+class SharedPrefixTest : public ::testing::TestWithParam<StageModel> {};
 
-TEST_P(PrefixReuseTest, EveryRequestSaysWhatItSaysWithoutTheRowsOfOthers) {
+TEST_P(SharedPrefixTest, EveryRequestSaysWhatItSaysWithoutTheRowsOfOthers) {
   Stage stage(GetParam());
   const int cases = FullCount() ? 2'000 : 100;
   RunWorlds(stage, cases, GetParam().seed, {.prefixes = true});
@@ -61,7 +61,7 @@ TEST_P(PrefixReuseTest, EveryRequestSaysWhatItSaysWithoutTheRowsOfOthers) {
   RecordProperty("accepted", std::to_string(stage.totals.accepted));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, PrefixReuseTest, ::testing::ValuesIn(kModels),
+INSTANTIATE_TEST_SUITE_P(Models, SharedPrefixTest, ::testing::ValuesIn(kModels),
                          [](const auto& info) { return StageName(info.param); });
 
 struct Answer {

@@ -272,8 +272,8 @@ class World {
     Request& request = flight->request;
     const int max_known = scheduler::MaxSequenceTokens(limits_);
     const int longest = std::min(max_known - 1, random_.OneIn(4) ? 70 : 12);
-    request.prompt =
-        options_.prefixes ? SharingPrompt(max_known - 1) : RandomIds(random_.In(1, longest));
+    request.prompt = options_.prefixes ? SharingPrompt(std::min(max_known - 1, 150))
+                                       : RandomIds(random_.In(1, longest));
     if (options_.prefixes) {
       request.prefix_cache.read = !random_.OneIn(10);
       request.prefix_cache.write = !random_.OneIn(10);
