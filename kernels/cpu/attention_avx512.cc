@@ -21,10 +21,11 @@ static inline Bytes AddDots(Bytes sums, Bytes q, DotKey key) {
   return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 constexpr int kDotBias = 0;
-static inline Vec ToVec(Bytes sums) { return _mm512_cvtepi32_ps(sums); }
+static inline Bytes AddPairs(Bytes sums, Bytes a, Bytes b) {
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(a, b));
+}
 
 #include "kernels/cpu/attention.inc"
-#include "kernels/cpu/attention_float_weights.inc"
 
 }  // namespace avx512
 

@@ -19,23 +19,11 @@ static inline Bytes AddDots(Bytes sums, Bytes q, DotKey key) {
   return _mm512_dpbusd_epi32(sums, key, q);
 }
 constexpr int kDotBias = 128;
-static inline Vec ToVec(Bytes sums) { return _mm512_cvtepi32_ps(sums); }
-
-// A byte without sign times one with, four at a time into each int32.
-static inline Bytes AddProducts(Bytes sums, Bytes weights, Bytes v) {
-  return _mm512_dpbusd_epi32(sums, weights, v);
+static inline Bytes AddPairs(Bytes sums, Bytes a, Bytes b) {
+  return _mm512_dpwssd_epi32(sums, a, b);
 }
-// Four bytes in each four bytes.
-static inline Bytes RepeatFour(const uint8_t* p) {
-  int four;
-  __builtin_memcpy(&four, p, 4);
-  return _mm512_set1_epi32(four);
-}
-static inline IntVec UpperBytes(IntVec n) { return _mm512_srli_epi32(n, 8); }
-static inline IntVec Times256(IntVec n) { return _mm512_slli_epi32(n, 8); }
 
 #include "kernels/cpu/attention.inc"
-#include "kernels/cpu/attention_int_weights.inc"
 
 }  // namespace avx512vnni
 

@@ -1,13 +1,12 @@
-// Stored values of every KV format as floats, and the byte words of attention_codes.inc, 32 bytes
+// Stored values as floats, and the words of attention_codes.inc and attention_weights.inc, 32 bytes
 // wide. The twin of attention_bytes_avx512.h.
 //
-// Included by files compiled with AVX2 flags only, after vec_avx2.h; everything is static (no copy
-// for others). Unpack and LookUpCodes work inside each 16 bytes.
+// Included by files compiled with AVX2 flags only; everything is static (no copy for others). Unpack
+// and LookUpCodes work inside each 16 bytes.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
-#include <string.h>
 
 #include "kernels/cpu/vec_avx2.h"
 #include "kernels/types.h"
@@ -43,6 +42,8 @@ static inline Bytes DownTwo(Bytes x) {
 
 static inline Bytes UnpackLow8(Bytes a, Bytes b) { return _mm256_unpacklo_epi8(a, b); }
 static inline Bytes UnpackHigh8(Bytes a, Bytes b) { return _mm256_unpackhi_epi8(a, b); }
+static inline Bytes UnpackLow16(Bytes a, Bytes b) { return _mm256_unpacklo_epi16(a, b); }
+static inline Bytes UnpackHigh16(Bytes a, Bytes b) { return _mm256_unpackhi_epi16(a, b); }
 static inline Bytes UnpackLow32(Bytes a, Bytes b) { return _mm256_unpacklo_epi32(a, b); }
 static inline Bytes UnpackHigh32(Bytes a, Bytes b) { return _mm256_unpackhi_epi32(a, b); }
 static inline Bytes UnpackLow64(Bytes a, Bytes b) { return _mm256_unpacklo_epi64(a, b); }
@@ -63,8 +64,23 @@ static inline Vec LoadValues(const Bf16* p) { return LoadBf16(p); }
 static inline Vec LoadValues(const F16* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)));
 }
-static inline Vec LoadValues(const int8_t* p) {
-  return _mm256_cvtepi32_ps(
-      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i_u*>(p))));
+
+// 16 int8 at any address, as int16.
+static inline Bytes LoadWords(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)));
 }
+// 8 int32 of [-32768, 32767] as int16.
+static inline void StoreWords(int16_t* p, Bytes x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i_u*>(p),
+                   _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+// Two int16 in each 32 bits.
+static inline Bytes RepeatPair(const int16_t* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof(pair));
+  return _mm256_set1_epi32(pair);
+}
+// int32 as floats.
+static inline Vec ToVec(Bytes x) { return _mm256_cvtepi32_ps(x); }
+
 }  // namespace tandem::kernels::avx2

@@ -1,8 +1,8 @@
-// Stored values of every KV format as floats, and the byte words of attention_codes.inc, 64 bytes
+// Stored values as floats, and the words of attention_codes.inc and attention_weights.inc, 64 bytes
 // wide. The twin of attention_bytes_avx2.h.
 //
-// Included by files compiled with AVX-512 flags only, after vec_avx512.h; everything is static (no
-// copy for others). Unpack and LookUpCodes work inside each 16 bytes.
+// Included by files compiled with AVX-512 flags only; everything is static (no copy for others).
+// Unpack and LookUpCodes work inside each 16 bytes.
 #pragma once
 
 #include <immintrin.h>
@@ -60,8 +60,22 @@ static inline Vec LoadValues(const Bf16* p) { return LoadBf16(p); }
 static inline Vec LoadValues(const F16* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p)));
 }
-static inline Vec LoadValues(const int8_t* p) {
-  return _mm512_cvtepi32_ps(
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p))));
+
+// 32 int8 at any address, as int16.
+static inline Bytes LoadWords(const int8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p)));
 }
+// 16 int32 of [-32768, 32767] as int16.
+static inline void StoreWords(int16_t* p, Bytes x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(p), _mm512_cvtepi32_epi16(x));
+}
+// Two int16 in each 32 bits.
+static inline Bytes RepeatPair(const int16_t* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof(pair));
+  return _mm512_set1_epi32(pair);
+}
+// int32 as floats.
+static inline Vec ToVec(Bytes x) { return _mm512_cvtepi32_ps(x); }
+
 }  // namespace tandem::kernels::avx512

@@ -30,7 +30,7 @@ struct AttentionQueries {
 // A rotated query, not scaled, whose largest value lies outside of this is 0, or not a number.
 constexpr float kMinQueryMax = 1e-30f;
 constexpr float kMaxQueryMax = 3e38f;
-// A weight of a V row below this is 0 where weights are rounded to 16 bits.
+// Weights of V rows are rounded to 16 bits of the largest; below this all of them are 0.
 constexpr float kMinWeight = 1e-30f;
 
 // One chunk of the positions of one KV head, for `rows` packed rows that attend to it. Positions
