@@ -17,6 +17,7 @@
 #include "server/cli/running_model.h"
 #include "server/cli/served_model_facts.h"
 #include "server/cli/version.h"
+#include "server/config/kv_setting.h"
 
 namespace tandem::server {
 namespace {
@@ -100,7 +101,7 @@ BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, con
   facts.parameters = CountParameters(source.config);
   facts.weight_bytes = plan.weight_bytes + engine::PleTableBytes(source.config);
   facts.weight_type = "bf16";
-  facts.kv_type = std::string(KvFormatName(KvFormatOf(settings)));
+  facts.kv_type = KvText(KvFormatsOf(settings));
   return facts;
 }
 
@@ -166,6 +167,7 @@ absl::StatusOr<AnswerBench> StartAnswers(const Settings& settings, const ModelSo
   generation.config.max_queued_requests =
       std::max(generation.config.max_queued_requests, load.streams);
   generation.config.max_draft_tokens = loaded.max_draft_tokens;
+  generation.config.prefix_cache = false;  // prompts are answered again and again, in full
   if (absl::Status s = scheduler::Validate(generation.config, generation.limits); !s.ok()) return s;
   absl::StatusOr<scheduler::CostModel> cost = WarmUp(loaded, generation.config);
   if (!cost.ok()) return cost.status();

@@ -96,6 +96,7 @@ absl::Status OwnServer::Load(const Settings& settings, const Console& console) {
     config.max_slots = StreamsOf(settings.bench_serve);
     config.max_step_rows = settings.max_step_rows;
     config.max_queued_requests = std::max(config.max_queued_requests, config.max_slots);
+    config.prefix_cache = false;  // the same requests are sent both ways
     return config;
   };
   start.describe = true;

@@ -167,8 +167,11 @@ absl::StatusOr<std::unique_ptr<LocalChat>> LocalChat::Load(const Settings& setti
   impl->format = ChatFormatOf(*source);
   ModelStart start;
   start.memory = MemoryRequestOf(settings, *source, /*max_slots=*/1);
+  start.memory.prefix_cache = settings.prefix_cache != "off";
   start.scheduler = [&](const scheduler::ModelLimits&) {
-    return scheduler::SchedulerConfig{.max_slots = 1, .max_step_rows = settings.max_step_rows};
+    return scheduler::SchedulerConfig{.max_slots = 1,
+                                      .max_step_rows = settings.max_step_rows,
+                                      .prefix_cache = settings.prefix_cache != "off"};
   };
   start.text.text_threads = 1;
   absl::StatusOr<std::unique_ptr<RunningModel>> model = RunningModel::Start(

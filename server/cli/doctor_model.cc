@@ -73,7 +73,7 @@ Finding CheckDrafter(const Settings& settings, const absl::StatusOr<Tokenizer>& 
 
 Finding CheckFit(const Settings& settings, const ModelSource& source, const FreeMemory& free) {
   const absl::StatusOr<MemoryPlan> plan =
-      PlanMemory(source.config, MemoryRequestOf(settings, source, settings.max_slots), free);
+      PlanMemory(source.config, ServingMemory(settings, source), free);
   if (!plan.ok()) {
     // "not enough memory: what is needed; what to do"
     const std::string message(plan.status().message());

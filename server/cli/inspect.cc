@@ -12,13 +12,17 @@
 #include "absl/strings/str_join.h"
 #include "engine/checkpoint.h"
 #include "engine/load_assistant.h"
+#include "engine/load_model.h"
+#include "engine/logit_noise.h"
 #include "server/cli/format.h"
 #include "server/cli/inspect_assistant.h"
+#include "server/cli/inspect_kv.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
 #include "server/cli/text_table.h"
 #include "server/cli/verbs.h"
+#include "server/config/kv_setting.h"
 
 namespace tandem::server {
 namespace {
@@ -148,20 +152,41 @@ void PrintTensors(const Inventory& inventory) {
   std::printf("\n%s\n", MarkdownText(table).c_str());
 }
 
-void PrintKvAndFit(const ModelSource& source, kernels::KvFormat format, int max_slots,
+// What is known of the model's KV.
+struct KvInspection {
+  std::string formats;  // of `tandem serve`
+  std::vector<KvChoice> choices;
+  std::vector<int> lengths;
+  std::vector<double> logit_sizes;  // [layers]; empty without weights
+};
+
+KvInspection InspectKv(const Settings& settings, const ModelSource& source,
+                       const std::optional<engine::Checkpoint>& checkpoint,
+                       const absl::StatusOr<MemoryPlan>& plan) {
+  KvInspection kv = {.formats = KvText(KvFormatsOf(settings)),
+                     .choices = KvChoices(settings, source.config, plan),
+                     .lengths = KvLengths(source.config)};
+  if (!checkpoint.has_value()) return kv;
+  const auto norms = engine::ReadQkNorms(*checkpoint, source.config, source.directory.string());
+  if (norms.ok()) kv.logit_sizes = engine::LogitSizes(source.config, norms->weights);
+  return kv;
+}
+
+void PrintKvAndFit(const ModelSource& source, const KvInspection& kv, int max_slots,
                    const absl::StatusOr<MemoryPlan>& plan) {
-  for (const engine::KvGroup group : {kSliding, kFull}) {
-    const KvCost cost = GroupKvCost(source.config, group, format);
-    if (cost.bytes_per_token == 0) continue;
-    std::string text = absl::StrFormat("%s layers, %s: %s per token", GroupName(group),
-                                       std::string(KvFormatName(format)),
-                                       BytesText(static_cast<double>(cost.bytes_per_token)));
-    if (cost.max_bytes_per_sequence > 0) {
-      text += absl::StrFormat(", at most %s per sequence",
-                              BytesText(static_cast<double>(cost.max_bytes_per_sequence)));
-    }
-    PrintLine("KV", text);
+  if (!kv.logit_sizes.empty()) {
+    PrintLine("keys", "size of attention's logits by layer, and how far off each format's keys");
+    PrintLine("", absl::StrFormat("are predicted to put them; above %.2f is suspect",
+                                  engine::kLogitNoiseLimit));
+    std::printf("\n%s\n", LogitNoiseText(source.config, kv.logit_sizes).c_str());
   }
+  PrintLine("KV", kv.formats);
+  PrintLine("",
+            "by --kv-type: bytes per token of full layers, and of sliding ones as long as it is");
+  PrintLine("", plan.ok() ? absl::StrFormat("in the window; sequences of a length that fit in %s",
+                                            BytesText(static_cast<double>(plan->kv_bytes)))
+                          : "in the window");
+  std::printf("\n%s\n", KvChoicesText(kv.choices, kv.lengths).c_str());
   if (!plan.ok()) {
     PrintLine("memory", std::string(plan.status().message()));
     return;
@@ -174,7 +199,7 @@ void PrintKvAndFit(const ModelSource& source, kernels::KvFormat format, int max_
 
 nlohmann::ordered_json InspectionJson(const ModelSource& source,
                                       const std::optional<engine::Checkpoint>& checkpoint,
-                                      kernels::KvFormat format,
+                                      const KvInspection& kv,
                                       const absl::StatusOr<MemoryPlan>& plan) {
   const engine::ModelConfig& config = source.config;
   nlohmann::ordered_json json = {{"model", source.name},
@@ -191,7 +216,10 @@ nlohmann::ordered_json InspectionJson(const ModelSource& source,
                                  {"experts", config.experts},
                                  {"experts_per_token", config.experts_per_token},
                                  {"layers", nlohmann::ordered_json::array()},
-                                 {"kv", nlohmann::ordered_json::array()}};
+                                 {"kv_formats", kv.formats},
+                                 {"kv", nlohmann::ordered_json::array()},
+                                 {"kv_choices", KvChoicesJson(kv.choices, kv.lengths)},
+                                 {"logit_noise", LogitNoiseJson(kv.logit_sizes)}};
   for (const engine::LayerDesc& layer : config.layers) {
     json["layers"].push_back({{"kind", GroupName(layer.group())},
                               {"head_dim", layer.head_dim},
@@ -201,15 +229,8 @@ nlohmann::ordered_json InspectionJson(const ModelSource& source,
                               {"mlp_width", layer.mlp_width},
                               {"moe", layer.moe}});
   }
-  for (const engine::KvGroup group : {kSliding, kFull}) {
-    const KvCost cost = GroupKvCost(config, group, format);
-    if (cost.bytes_per_token == 0) continue;
-    json["kv"].push_back({{"group", GroupName(group)},
-                          {"type", KvFormatName(format)},
-                          {"bytes_per_token", cost.bytes_per_token},
-                          {"max_bytes_per_sequence", cost.max_bytes_per_sequence}});
-  }
   if (plan.ok()) {
+    json["kv"] = KvGroupsJson(*plan);
     json["memory"] = {{"weight_bytes", plan->weight_bytes},
                       {"ple_bytes", plan->ple_bytes},
                       {"activation_bytes", plan->activation_bytes},
@@ -294,11 +315,11 @@ absl::Status Inspect(const Settings& settings) {
     checkpoint = *std::move(opened);
   }
   const absl::Status drafter = AddDrafter(settings, *source);
-  const kernels::KvFormat format = KvFormatOf(settings);
-  const absl::StatusOr<MemoryPlan> plan = PlanMemory(
-      source->config, MemoryRequestOf(settings, *source, settings.max_slots), LookAtMemory());
+  const absl::StatusOr<MemoryPlan> plan =
+      PlanMemory(source->config, ServingMemory(settings, *source), LookAtMemory());
+  const KvInspection kv = InspectKv(settings, *source, checkpoint, plan);
   if (settings.json) {
-    nlohmann::ordered_json json = InspectionJson(*source, checkpoint, format, plan);
+    nlohmann::ordered_json json = InspectionJson(*source, checkpoint, kv, plan);
     if (source->assistant.has_value()) {
       json["drafter"] = AssistantJson(source->assistant->config);
       json["drafter"]["name"] = source->assistant->name;
@@ -316,7 +337,7 @@ absl::Status Inspect(const Settings& settings) {
     PrintLine("drafter",
               source->assistant.has_value() ? AssistantText(*source->assistant) : "none");
   }
-  PrintKvAndFit(*source, format, settings.max_slots, plan);
+  PrintKvAndFit(*source, kv, settings.max_slots, plan);
   return absl::OkStatus();
 }
 

@@ -1,10 +1,15 @@
 #include "server/cli/loaded_engine.h"
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "engine/kv_layers.h"
+#include "engine/kv_self_test.h"
+#include "engine/logit_noise.h"
 #include "server/cli/format.h"
+#include "server/config/kv_setting.h"
 
 namespace tandem::server {
 
@@ -46,26 +51,68 @@ void DescribeDrafter(const Console& console, const Settings& settings, const Mod
                       assistant.max_draft_tokens, settings.spec_mode));
 }
 
+// What KV is stored as and what that costs, then what there is of it.
+void DescribeKv(const Console& console, const Settings& settings, const MemoryPlan& plan) {
+  const std::string format = KvText(KvFormatsOf(settings));
+  std::string text = format + ": ";
+  if (plan.num_blocks[kFull] > 0) {
+    text += BytesText(plan.kv.bytes_per_token(kFull)) + " per token";
+  }
+  if (plan.num_blocks[kSliding] > 0) {
+    if (plan.num_blocks[kFull] > 0) text += ", and ";
+    text += BytesText(plan.kv.bytes_per_token(kSliding)) + " per token of the window";
+  }
+  console.Note(
+      "kv", text,
+      absl::StrFormat("format=\"%s\" full_token_bytes=%d sliding_token_bytes=%d "
+                      "full_block_bytes=%d sliding_block_bytes=%d",
+                      format, plan.kv.bytes_per_token(kFull), plan.kv.bytes_per_token(kSliding),
+                      plan.kv.block_bytes[kFull], plan.kv.block_bytes[kSliding]));
+  console.Note(
+      "blocks",
+      absl::StrFormat("%s sliding + %s full of %d tokens: one sequence of %s, or %d of %s",
+                      CountText(plan.num_blocks[kSliding]), CountText(plan.num_blocks[kFull]),
+                      settings.block_tokens, CountText(plan.max_context), plan.sequences,
+                      CountText(plan.typical_tokens)),
+      absl::StrFormat("block_tokens=%d sliding_blocks=%d full_blocks=%d max_context=%d",
+                      settings.block_tokens, plan.num_blocks[kSliding], plan.num_blocks[kFull],
+                      plan.max_context));
+}
+
+// Once, when a layer's keys are rounded so far that its attention may look elsewhere.
+void WarnOfKeys(const Console& console, const engine::Model& model,
+                const std::vector<kvcache::KvPair>& pairs) {
+  const std::vector<double> sizes = engine::LogitSizes(model.config, model.weights);
+  int worst = 0;
+  const auto noise = [&](int layer) { return sizes[layer] * engine::KeyNoise(pairs[layer].k); };
+  for (int i = 1; i < model.config.num_layers(); ++i) {
+    if (noise(i) > noise(worst)) worst = i;
+  }
+  if (noise(worst) <= engine::kLogitNoiseLimit) return;
+  console.Warn(absl::StrFormat(
+      "keys in %s may be too coarse for this model: in layer %d logits of attention are predicted "
+      "to be off by %.2f, more than %.2f; --kv-type-k q8 is safer, tandem inspect shows all layers",
+      std::string(kvcache::KvFormatName(pairs[worst].k)), worst, noise(worst),
+      engine::kLogitNoiseLimit));
+}
+
 }  // namespace
-
-kernels::KvFormat KvFormatOf(const Settings& settings) {
-  const std::string& type = settings.kv_type == "auto" ? settings.dtype : settings.kv_type;
-  return type == "f32" ? kernels::KvFormat::kF32 : kernels::KvFormat::kBf16;
-}
-
-std::string_view KvFormatName(kernels::KvFormat format) {
-  return format == kernels::KvFormat::kF32 ? "f32" : "bf16";
-}
 
 MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& source, int max_slots) {
   MemoryRequest request = {.max_slots = max_slots,
                            .max_context = settings.max_context,
                            .max_step_rows = settings.max_step_rows,
                            .block_tokens = settings.block_tokens,
-                           .kv_format = KvFormatOf(settings),
+                           .kv_formats = KvFormatsOf(settings),
                            .kv_memory = settings.kv_memory,
                            .ple_in_file = !source.dummy()};
   if (source.assistant.has_value()) request.assistant = source.assistant->config;
+  return request;
+}
+
+MemoryRequest ServingMemory(const Settings& settings, const ModelSource& source) {
+  MemoryRequest request = MemoryRequestOf(settings, source, settings.max_slots);
+  request.prefix_cache = settings.prefix_cache != "off";
   return request;
 }
 
@@ -97,7 +144,18 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
   auto loaded = std::make_unique<LoadedEngine>();
   loaded->backend = std::move(backend);
   loaded->memory = plan;
-  loaded->kv_format = KvFormatOf(settings);
+  loaded->kv_formats = KvFormatsOf(settings);
+  const kernels::Ops& ops = kernels::CpuOps(*loaded->backend);
+  if (absl::Status s = engine::CheckKvKernels(source.config, loaded->kv_formats, ops); !s.ok()) {
+    return s;
+  }
+  absl::StatusOr<KvLayouts> layouts =
+      KvLayoutsOf(source.config, loaded->kv_formats, settings.block_tokens);
+  if (!layouts.ok()) return layouts.status();
+  for (const std::optional<kvcache::GroupLayout>& layout : *layouts) {
+    if (!layout.has_value()) continue;
+    if (absl::Status s = engine::TryKvEncoder(layout->layers, ops); !s.ok()) return s;
+  }
 
   if (source.assistant.has_value()) {
     absl::StatusOr<engine::AssistantModel> assistant = LoadDrafter(settings, source, *loaded);
@@ -119,21 +177,19 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
   loaded->load_s = bar->elapsed_s();
+  if (!source.dummy()) {
+    WarnOfKeys(console, loaded->model, *engine::KvPairs(source.config, loaded->kv_formats));
+  }
 
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
   for (const engine::KvGroup group : {kSliding, kFull}) {
     if (plan.num_blocks[group] == 0) continue;
-    absl::StatusOr<kvcache::GroupLayout> layout = kvcache::MakeGroupLayout(
-        settings.block_tokens,
-        engine::KvLayers(source.config, group, loaded->kv_format, loaded->kv_format));
-    if (!layout.ok()) return layout.status();
     absl::StatusOr<kvcache::BlockStore> store =
-        kvcache::BlockStore::Create(*std::move(layout), plan.num_blocks[group]);
+        kvcache::BlockStore::Create(*std::move((*layouts)[group]), plan.num_blocks[group]);
     if (!store.ok()) return store.status();
     loaded->stores[group] = *std::move(store);
     stores[group] = &*loaded->stores[group];
   }
-  const kernels::Ops& ops = kernels::CpuOps(*loaded->backend);
   if (loaded->assistant_model.has_value()) {
     absl::StatusOr<std::unique_ptr<engine::Assistant>> assistant = engine::Assistant::Create(
         *loaded->assistant_model, loaded->model, ops, stores, {.max_slots = plan.max_slots});
@@ -166,7 +222,8 @@ scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
           .max_context = engine.memory.max_context,
           .window = engine.model.config.sliding_window,
           .block_tokens = any->layout().block_tokens,
-          .num_blocks = engine.memory.num_blocks};
+          .num_blocks = engine.memory.num_blocks,
+          .kv_formats = kvcache::FormatVector(engine.kv_formats, any->layout().block_tokens)};
 }
 
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
@@ -188,17 +245,7 @@ void DescribeStart(const Console& console, const Settings& settings, const Model
                                "free_bytes=%d",
                                plan.weight_bytes, plan.ple_bytes, plan.activation_bytes,
                                plan.drafter_bytes, plan.kv_bytes, plan.free.bytes));
-  const std::string format(KvFormatName(KvFormatOf(settings)));
-  console.Note(
-      "kv",
-      absl::StrFormat(
-          "%s sliding + %s full blocks of %d tokens, %s: one sequence of %s, or %d of %s",
-          CountText(plan.num_blocks[kSliding]), CountText(plan.num_blocks[kFull]),
-          settings.block_tokens, format, CountText(plan.max_context), plan.sequences,
-          CountText(plan.typical_tokens)),
-      absl::StrFormat("format=%s block_tokens=%d sliding_blocks=%d full_blocks=%d max_context=%d",
-                      format, settings.block_tokens, plan.num_blocks[kSliding],
-                      plan.num_blocks[kFull], plan.max_context));
+  DescribeKv(console, settings, plan);
 }
 
 }  // namespace tandem::server

@@ -28,7 +28,7 @@ struct LoadedEngine {
   kernels::CpuBackendPtr backend;
   engine::Model model;
   MemoryPlan memory;
-  kernels::KvFormat kv_format = kernels::KvFormat::kBf16;
+  kvcache::KvFormats kv_formats;
   std::array<std::optional<kvcache::BlockStore>, engine::kNumKvGroups> stores;
   std::optional<engine::AssistantModel> assistant_model;
   std::unique_ptr<engine::Assistant> assistant;  // null: there is no drafter
@@ -43,12 +43,10 @@ engine::Propose ProposeOf(LoadedEngine& engine);
 // Puts a proposer in front of another one, which is null without an assistant.
 using WrapPropose = std::function<engine::Propose(engine::Propose drafter)>;
 
-// --kv-type, or what follows from --dtype.
-kernels::KvFormat KvFormatOf(const Settings& settings);
-std::string_view KvFormatName(kernels::KvFormat format);
-
-// What the settings ask of memory. `max_slots` differs by verb.
+// What the settings ask of memory. `max_slots` differs by verb. Without reuse of prefixes.
 MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& source, int max_slots);
+// What `tandem serve` asks.
+MemoryRequest ServingMemory(const Settings& settings, const ModelSource& source);
 
 // --device, --threads, --cpu-isa, --dtype.
 //   errors  kUnimplemented for --device cuda; kInvalidArgument for an instruction set that this

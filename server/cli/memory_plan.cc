@@ -5,13 +5,11 @@
 #include "absl/strings/str_format.h"
 #include "engine/assistant.h"
 #include "engine/assistant_weights.h"
-#include "engine/kv_layers.h"
 #include "engine/runner.h"
 #include "engine/weights.h"
 #include "kvcache/block_table.h"
-#include "kvcache/layout.h"
-#include "scheduler/config.h"
 #include "server/cli/format.h"
+#include "server/config/kv_setting.h"
 
 namespace tandem::server {
 namespace {
@@ -35,28 +33,94 @@ std::string PartsText(const MemoryPlan& plan) {
   return text;
 }
 
-// Blocks that one sequence of `tokens` holds between two steps, per group.
-struct SequenceBlocks {
-  int64_t sliding = 0;
-  int64_t full = 0;
-};
-
-SequenceBlocks BlocksOf(const engine::ModelConfig& config, int block_tokens, int tokens) {
-  const scheduler::ModelLimits limits = {.window = config.sliding_window,
-                                         .block_tokens = block_tokens};
-  SequenceBlocks blocks;
-  if (!config.KvOwners(kSliding).empty()) {
-    blocks.sliding =
-        std::min(scheduler::SlidingBlocksHeld(limits), BlocksFor(tokens, block_tokens));
-  }
-  if (!config.KvOwners(kFull).empty()) blocks.full = BlocksFor(tokens, block_tokens);
-  return blocks;
-}
-
 absl::Status NotEnough(const MemoryPlan& plan, const std::string& what_to_do) {
   return absl::ResourceExhaustedError(absl::StrFormat(
       "not enough memory: %s are needed (%s), %s are free %s; %s", BytesText(plan.needed_bytes()),
       PartsText(plan), BytesText(plan.free.bytes), plan.free.limit, what_to_do));
+}
+
+// What the KV cache would need for one sequence, and what it gets.
+struct KvShortage {
+  uint64_t one = 0;
+  uint64_t budget = 0;
+  uint64_t left = 0;  // behind weights and activations
+  int tokens = 0;     // of that sequence
+};
+
+absl::Status KvTooSmall(const MemoryRequest& request, const KvShortage& shortage,
+                        const std::string& limit) {
+  const std::string lower_context =
+      request.max_context > 0 ? request.context_option + " or " : std::string();
+  const char* const raise_kv =
+      request.kv_memory.automatic() ? ", or free memory" : ", or raise --kv-memory";
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "not enough memory for the KV cache: one sequence of %d tokens and steps of %d rows take "
+      "%s in %s, the cache gets %s of the %s that weights leave free %s: %s missing; lower "
+      "%s--max-step-rows, take a smaller --kv-type%s",
+      shortage.tokens, request.max_step_rows, BytesText(shortage.one), KvText(request.kv_formats),
+      BytesText(shortage.budget), BytesText(shortage.left), limit,
+      BytesText(shortage.one - shortage.budget), lower_context, raise_kv));
+}
+
+// Shares `left` bytes out to the blocks of both groups.
+absl::Status PlanKv(const engine::ModelConfig& config, const MemoryRequest& request, uint64_t left,
+                    MemoryPlan& plan) {
+  // Places for sequences of a typical length: one for each slot, and for each a prefix that nobody
+  // runs any more. What is given is used as far as there is a use for it.
+  plan.typical_tokens = request.max_context > 0 ? request.max_context
+                                                : std::min(config.max_positions, kTypicalTokens);
+  const int64_t wanted_places =
+      request.prefix_cache ? int64_t{2} * request.max_slots : request.max_slots;
+  const auto typical = SequenceBlocks(plan.kv, plan.typical_tokens);
+  const uint64_t place_bytes = std::max<uint64_t>(1, SequenceBytes(plan.kv, plan.typical_tokens));
+  const int64_t step_blocks = StepBlocks(plan.kv, request.max_step_rows, request.max_slots);
+  const uint64_t step_bytes = step_blocks * plan.kv.block_bytes[kSliding];
+  uint64_t budget = 0;
+  if (request.kv_memory.bytes > 0) {
+    budget = request.kv_memory.bytes;
+  } else if (request.kv_memory.share > 0) {
+    budget = static_cast<uint64_t>(request.kv_memory.share * left);
+  } else {
+    budget = std::min(wanted_places * place_bytes + step_bytes,
+                      static_cast<uint64_t>(kAutomaticShare * left));
+  }
+  const bool use_all = request.prefix_cache && !request.kv_memory.automatic();
+  const int64_t most_places = use_all ? INT32_MAX : wanted_places;
+
+  // One sequence of the least context must fit, with a whole window of sliding blocks.
+  const int least =
+      request.max_context > 0 ? request.max_context : std::min(config.max_positions, kFewestTokens);
+  const uint64_t one = typical[kSliding] * plan.kv.block_bytes[kSliding] +
+                       SequenceBlocks(plan.kv, least)[kFull] * plan.kv.block_bytes[kFull] +
+                       step_bytes;
+  if (budget < one) {
+    return KvTooSmall(request, {.one = one, .budget = budget, .left = left, .tokens = least},
+                      plan.free.limit);
+  }
+
+  // Sliding blocks for as many places as the budget has, full blocks for the rest of it.
+  const int64_t places = std::clamp<int64_t>((budget - step_bytes) / place_bytes, 1, most_places);
+  plan.num_blocks[kSliding] =
+      static_cast<int32_t>(std::min<int64_t>(places * typical[kSliding] + step_blocks, INT32_MAX));
+  const int longest = request.max_context > 0 ? request.max_context : config.max_positions;
+  plan.max_context = longest;
+  if (typical[kFull] > 0) {
+    const uint64_t sliding_bytes = plan.num_blocks[kSliding] * plan.kv.block_bytes[kSliding];
+    const int64_t most = most_places * BlocksFor(longest, request.block_tokens);
+    const int64_t blocks = std::min<int64_t>(
+        {static_cast<int64_t>((budget - sliding_bytes) / plan.kv.block_bytes[kFull]), most,
+         INT32_MAX});
+    plan.num_blocks[kFull] = static_cast<int32_t>(blocks);
+    plan.max_context = static_cast<int>(std::min<int64_t>(longest, blocks * request.block_tokens));
+  }
+  for (const KvGroup group : {kSliding, kFull}) {
+    plan.kv_bytes += plan.num_blocks[group] * plan.kv.block_bytes[group];
+  }
+  plan.sequences = static_cast<int>(std::clamp<int64_t>(
+      SequencesThatFit(plan.kv, plan.kv_bytes, step_blocks, plan.typical_tokens), 1,
+      request.max_slots));
+  plan.typical_tokens = std::min(plan.typical_tokens, plan.max_context);
+  return absl::OkStatus();
 }
 
 // The ordering of a clustered head is no parameter.
@@ -69,16 +133,6 @@ uint64_t CountValues(const std::vector<engine::WeightItem>& items) {
 }
 
 }  // namespace
-
-KvCost GroupKvCost(const engine::ModelConfig& config, KvGroup group, kernels::KvFormat format) {
-  KvCost cost;
-  for (const kvcache::LayerKv& layer : engine::KvLayers(config, group, format, format)) {
-    cost.bytes_per_token +=
-        uint64_t{2} * layer.num_kv_heads * kernels::KvRowBytes(format, layer.head_dim);
-  }
-  if (group == kSliding) cost.max_bytes_per_sequence = cost.bytes_per_token * config.sliding_window;
-  return cost;
-}
 
 uint64_t CountParameters(const engine::ModelConfig& config) {
   engine::Weights weights;
@@ -113,17 +167,10 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
         engine::AssistantWeightBytes(*request.assistant) +
         engine::Assistant::ScratchBytes(*request.assistant, {.max_slots = request.max_slots});
   }
-  for (const KvGroup group : {kSliding, kFull}) {
-    std::vector<kvcache::LayerKv> layers =
-        engine::KvLayers(config, group, request.kv_format, request.kv_format);
-    if (layers.empty()) continue;
-    const auto layout = kvcache::MakeGroupLayout(request.block_tokens, std::move(layers));
-    if (!layout.ok()) return layout.status();
-    plan.block_bytes[group] = layout->block_bytes;
-  }
-  const auto bytes_of = [&](const SequenceBlocks& blocks) {
-    return blocks.sliding * plan.block_bytes[kSliding] + blocks.full * plan.block_bytes[kFull];
-  };
+  const absl::StatusOr<KvLayouts> layouts =
+      KvLayoutsOf(config, request.kv_formats, request.block_tokens);
+  if (!layouts.ok()) return layouts.status();
+  plan.kv = FootprintOf(config, *layouts, request.block_tokens);
 
   const uint64_t fixed = plan.needed_bytes() + kReserve;
   if (fixed > free.bytes) {
@@ -133,69 +180,10 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
   }
   const uint64_t left = free.bytes - fixed;
 
-  // What max_slots sequences of a typical length want, and a step's rows on top: a chunk of a
-  // prompt is stored before the blocks behind its window are released.
-  plan.typical_tokens = request.max_context > 0 ? request.max_context
-                                                : std::min(config.max_positions, kTypicalTokens);
-  const SequenceBlocks typical = BlocksOf(config, request.block_tokens, plan.typical_tokens);
-  const int64_t step_blocks = typical.sliding == 0
-                                  ? 0
-                                  : BlocksFor(request.max_step_rows, request.block_tokens) +
-                                        std::min(request.max_slots, request.max_step_rows);
-  const uint64_t step_bytes = step_blocks * plan.block_bytes[kSliding];
-  const uint64_t wanted = request.max_slots * bytes_of(typical) + step_bytes;
-  uint64_t budget = wanted;
-  if (request.kv_memory.bytes > 0) {
-    budget = request.kv_memory.bytes;
-  } else if (request.kv_memory.share > 0) {
-    budget = static_cast<uint64_t>(request.kv_memory.share * left);
-  } else {
-    budget = std::min(wanted, static_cast<uint64_t>(kAutomaticShare * left));
-  }
-
-  // Sliding blocks for as many seats as the budget has, full blocks for the rest of it.
-  const uint64_t for_seats = budget - std::min(budget, step_bytes);
-  const int64_t seats = std::clamp<int64_t>(for_seats / std::max<uint64_t>(1, bytes_of(typical)), 1,
-                                            request.max_slots);
-  const int64_t sliding_blocks = seats * typical.sliding + step_blocks;
-  const uint64_t sliding_bytes = sliding_blocks * plan.block_bytes[kSliding];
-  const int longest = request.max_context > 0 ? request.max_context : config.max_positions;
-  int64_t full_blocks = 0;
-  if (typical.full > 0) {
-    full_blocks = (budget - std::min(budget, sliding_bytes)) / plan.block_bytes[kFull];
-    full_blocks = std::min<int64_t>(
-        full_blocks, int64_t{request.max_slots} * BlocksFor(longest, request.block_tokens));
-  }
-  plan.num_blocks = {static_cast<int32_t>(std::min<int64_t>(sliding_blocks, INT32_MAX)),
-                     static_cast<int32_t>(std::min<int64_t>(full_blocks, INT32_MAX))};
-  plan.kv_bytes = sliding_bytes + full_blocks * plan.block_bytes[kFull];
-  plan.max_context = longest;
-  if (typical.full > 0) {
-    plan.max_context =
-        static_cast<int>(std::min<int64_t>(longest, full_blocks * request.block_tokens));
-  }
-
-  const int least =
-      request.max_context > 0 ? request.max_context : std::min(config.max_positions, kFewestTokens);
-  if (plan.max_context < least || sliding_bytes > budget) {
-    const uint64_t one = bytes_of(BlocksOf(config, request.block_tokens, least)) + step_bytes;
-    const std::string lower_context =
-        request.max_context > 0 ? request.context_option + " or " : std::string();
-    const std::string raise_kv =
-        request.kv_memory.automatic() ? ", or free memory" : ", or raise --kv-memory";
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "not enough memory for the KV cache: one sequence of %d tokens and steps of %d rows take "
-        "%s, the cache gets %s of the %s that weights leave free %s; lower %s--max-step-rows%s",
-        least, request.max_step_rows, BytesText(one), BytesText(budget), BytesText(left),
-        free.limit, lower_context, raise_kv));
-  }
+  if (absl::Status kv = PlanKv(config, request, left, plan); !kv.ok()) return kv;
   if (plan.needed_bytes() + kReserve > free.bytes) {
     return NotEnough(plan, "lower --kv-memory (auto fits itself to what is free)");
   }
-  const uint64_t kv_left = plan.kv_bytes - std::min(plan.kv_bytes, step_bytes);
-  plan.sequences = static_cast<int>(std::clamp<int64_t>(
-      kv_left / std::max<uint64_t>(1, bytes_of(typical)), 1, request.max_slots));
-  plan.typical_tokens = std::min(plan.typical_tokens, plan.max_context);
   return plan;
 }
 

@@ -1,10 +1,11 @@
 // How the memory is shared out before anything is allocated: weights, activations, KV blocks.
 //
 // Automatic KV size: room for max_slots sequences of max_context tokens (of 8192 where that is
-// automatic too), but at most 70 % of what weights and activations leave. The rest stays for the
-// page cache and for whatever else runs. A KV group's blocks are taken from the system only when
-// they are first used.
-// Not here  allocating (loaded_engine.h); who gets which block (scheduler/).
+// automatic too) and, when prefixes are kept, for as many that nobody runs any more; but at most
+// 70 % of what weights and activations leave. The rest stays for the page cache and for whatever
+// else runs. A KV group's blocks are taken from the system only when they are first used.
+// Not here  what a block costs (kv_footprint.h); allocating (loaded_engine.h); who gets which block
+// (scheduler/).
 #pragma once
 
 #include <array>
@@ -15,7 +16,8 @@
 #include "absl/status/statusor.h"
 #include "engine/assistant_config.h"
 #include "engine/model_config.h"
-#include "kernels/types.h"
+#include "kvcache/kv_formats.h"
+#include "server/cli/kv_footprint.h"
 #include "server/cli/machine.h"
 #include "server/config/settings.h"
 
@@ -27,9 +29,10 @@ struct MemoryRequest {
   std::string context_option = "--max-context";  // what a message calls it
   int max_step_rows = 512;
   int block_tokens = 32;
-  kernels::KvFormat kv_format = kernels::KvFormat::kBf16;
+  kvcache::KvFormats kv_formats;
   MemoryAmount kv_memory;
-  bool ple_in_file = true;  // the per-layer table stays in its mapped file and needs no memory
+  bool prefix_cache = false;  // blocks that nobody runs with stay useful
+  bool ple_in_file = true;    // the per-layer table stays in its mapped file and needs no memory
   std::optional<engine::AssistantConfig> assistant;  // that guesses
 };
 
@@ -41,7 +44,7 @@ struct MemoryPlan {
   uint64_t kv_bytes = 0;          // of all blocks
   FreeMemory free;
   std::array<int32_t, engine::kNumKvGroups> num_blocks = {};
-  std::array<uint64_t, engine::kNumKvGroups> block_bytes = {};
+  KvFootprint kv;
   int max_slots = 0;    // as asked for
   int max_context = 0;  // what one sequence can have
   int sequences = 0;    // of typical_tokens each that fit at the same time, at most max_slots
@@ -52,21 +55,13 @@ struct MemoryPlan {
   }
 };
 
-// Bytes of KV that one token of context takes in a group, and the most that a sequence can hold of
-// it: 0 for the full group, which has no bound.
-struct KvCost {
-  uint64_t bytes_per_token = 0;
-  uint64_t max_bytes_per_sequence = 0;
-};
-KvCost GroupKvCost(const engine::ModelConfig& config, engine::KvGroup group,
-                   kernels::KvFormat format);
-
 // Parameters of the text model, or of an assistant, as published: every stored tensor once.
 uint64_t CountParameters(const engine::ModelConfig& config);
 uint64_t CountParameters(const engine::AssistantConfig& config);
 
-//   errors  kResourceExhausted with what is needed, what is free and which option to change;
-//           kInvalidArgument for a max_context above the model's limit
+//   errors  kResourceExhausted with what is needed, what is free, what is missing and which option
+//           to change; kInvalidArgument for a max_context above the model's limit, and those of
+//           KvLayoutsOf
 absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
                                       const MemoryRequest& request, const FreeMemory& free);
 

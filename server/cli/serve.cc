@@ -105,6 +105,7 @@ GrpcConfig MakeGrpcConfig(const Settings& settings) {
                                            settings.max_queued_requests + settings.max_slots + 64);
   config.max_connection_age_s = settings.grpc_max_connection_age_s;
   config.reflection = settings.reflection == "on";
+  config.admin = settings.admin == "on";
   config.max_n = settings.max_n;
   config.max_prompt_logprob_tokens = settings.max_prompt_logprob_tokens;
   config.default_deadline_s = settings.default_deadline_s;
@@ -133,7 +134,9 @@ scheduler::SchedulerConfig MakeSchedulerConfig(const Settings& settings,
           .max_queued_bytes = int64_t{settings.max_queued_mib} << 20,
           .max_queued_per_tenant = settings.max_queued_per_tenant,
           .reject_hopeless = settings.reject_hopeless == "on",
-          .step_target_us = int64_t{settings.step_target_ms} * 1000};
+          .step_target_us = int64_t{settings.step_target_ms} * 1000,
+          .prefix_cache = settings.prefix_cache != "off",
+          .prefix_cache_per_tenant = settings.prefix_cache == "tenant"};
 }
 
 struct Listeners {
@@ -249,7 +252,7 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
   absl::StatusOr<Tokenizer> tokenizer = LoadTokenizers(settings, *source);
   if (!tokenizer.ok()) return tokenizer.status();
   ModelStart start;
-  start.memory = MemoryRequestOf(settings, *source, settings.max_slots);
+  start.memory = ServingMemory(settings, *source);
   start.scheduler = [&](const scheduler::ModelLimits& limits) {
     return MakeSchedulerConfig(settings, limits);
   };
@@ -271,8 +274,11 @@ absl::Status Serve(const Settings& settings, const Terminal& terminal) {
 
   const ServedModel served = DescribeModel(settings, model.source(), model.tokenizer(),
                                            model.engine(), model.generator().max_prompt_tokens());
-  const EngineProbe probe = {.stats = [&] { return scheduler.stats(); },
-                             .now_us = [&] { return scheduler.now_us(); }};
+  const engine::Runner& runner = *model.engine().runner;
+  const EngineProbe probe = {
+      .stats = [&] { return scheduler.stats(); },
+      .now_us = [&] { return scheduler.now_us(); },
+      .kv_encoded = std::bind_front(&engine::Runner::encode_counts, &runner)};
   metrics.SetModel(FactsOf(served, model.engine()));
   metrics.WatchEngine(probe);
   health.WatchEngine(probe);

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "server/chat/chat_tokens.h"
+#include "server/config/kv_setting.h"
 #include "server/grpc/digest.h"
 #include "server/grpc/request_errors.h"
 #include "server/text/tokenizer_json.h"
@@ -50,6 +53,30 @@ std::optional<std::string> ChatTemplate(const fs::path& directory) {
 
 fs::path TokenizerPath(const ModelSource& source) {
   return (source.dummy() ? FindDemoModel(ProgramPath()) : source.directory) / "tokenizer.json";
+}
+
+// What the layers of each group store, as they were allocated.
+std::vector<KvFormatFacts> KvFormatFactsOf(const LoadedEngine& engine) {
+  std::vector<KvFormatFacts> facts;
+  for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
+    if (!engine.stores[group].has_value()) continue;
+    std::map<std::pair<kernels::KvFormat, kernels::KvFormat>, int> layers;
+    for (const kvcache::LayerKv& layer : engine.stores[group]->layout().layers) {
+      ++layers[{layer.k, layer.v}];
+    }
+    for (const auto& [pair, count] : layers) {
+      facts.push_back({.group = group,
+                       .k = std::string(kvcache::KvFormatName(pair.first)),
+                       .v = std::string(kvcache::KvFormatName(pair.second)),
+                       .k_path = kernels::KvHasScale(pair.first) ? "int8" : "float",
+                       .layers = count});
+    }
+  }
+  return facts;
+}
+
+bool Has(const std::vector<std::string>& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace
@@ -145,12 +172,11 @@ ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
   model.sliding_window = config.sliding_window;
   model.layers = config.num_layers();
   for (const engine::LayerDesc& layer : config.layers) model.full_attention_layers += layer.full;
-  model.kv_format = KvFormatName(engine.kv_format);
+  model.kv_format = KvText(engine.kv_formats);
   model.kv_block_tokens = settings.block_tokens;
   for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
     model.kv_blocks_total += engine.memory.num_blocks[group];
-    model.kv_bytes_per_token +=
-        static_cast<double>(GroupKvCost(config, group, engine.kv_format).bytes_per_token);
+    model.kv_bytes_per_token += static_cast<double>(engine.memory.kv.bytes_per_token(group));
   }
   model.default_sampling = DefaultSampling(settings, config);
   model.eos_ids = config.generation.eos_ids;
@@ -174,21 +200,29 @@ ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
     model.capabilities.push_back("speculative");
   }
   if (model.has_chat) model.capabilities.insert(model.capabilities.end(), {"chat", "tools"});
+  if (settings.prefix_cache != "off") model.capabilities.push_back("prefix_cache");
   model.backend = "cpu";
   model.device_name = CpuModelName();
   return model;
 }
 
 ModelFacts FactsOf(const ServedModel& model, const LoadedEngine& engine) {
-  return {.architecture = model.architecture,
-          .revision = model.revision,
-          .weight_format = model.weight_format,
-          .kv_format = model.kv_format,
-          .backend = model.backend,
-          .drafter = model.drafter.has_value() ? model.drafter->name : "",
-          .kv_block_tokens = model.kv_block_tokens,
-          .kv_blocks = engine.memory.num_blocks[engine::kFull],
-          .max_draft_tokens = model.drafter.has_value() ? model.drafter->max_draft_tokens : 0};
+  ModelFacts facts = {
+      .architecture = model.architecture,
+      .revision = model.revision,
+      .weight_format = model.weight_format,
+      .kv_format = model.kv_format,
+      .backend = model.backend,
+      .drafter = model.drafter.has_value() ? model.drafter->name : "",
+      .kv_block_tokens = model.kv_block_tokens,
+      .kv_blocks = engine.memory.num_blocks[engine::kFull],
+      .prefix_cache = Has(model.capabilities, "prefix_cache"),
+      .kv_formats = KvFormatFactsOf(engine),
+      .max_draft_tokens = model.drafter.has_value() ? model.drafter->max_draft_tokens : 0};
+  for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
+    facts.kv_bytes_per_token[group] = static_cast<int64_t>(engine.memory.kv.bytes_per_token(group));
+  }
+  return facts;
 }
 
 }  // namespace tandem::server

@@ -164,8 +164,15 @@ struct Settings {
 
   // KV cache
   std::string kv_type = "auto";
+  std::string kv_type_k;        // empty: as kv_type says
+  std::string kv_type_v;        // likewise
+  std::string kv_sliding_type;  // likewise
+  int kv_protect_first = -1;    // -1: the preset's, or what the formats need
+  int kv_protect_last = -1;     // likewise
+  std::string kv_protect_type = "q8";
   MemoryAmount kv_memory;
   int block_tokens = 32;
+  std::string prefix_cache = "on";
 
   // Requests
   int default_max_tokens = 0;  // 0: as many as the context allows
@@ -187,6 +194,7 @@ struct Settings {
   int stall_timeout_s = 120;
   int grpc_max_connection_age_s = 0;  // 0: never
   std::string reflection = "on";
+  std::string admin = "off";
   std::string replica;  // empty: the host name
 
   // Logging

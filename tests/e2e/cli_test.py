@@ -260,8 +260,8 @@ def test_without_a_terminal_the_log_is_json():
             process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == DONE
     events = [line["msg"].split(":")[0] for line in lines]
-    assert events == ["tandem", "model", "drafter", "device", "memory", "kv", "loaded", "ready",
-                      "try", "drain", "stopped"]
+    assert events == ["tandem", "model", "drafter", "device", "memory", "kv", "blocks", "loaded",
+                      "ready", "try", "drain", "stopped"]
     assert set(lines[0]) == {"ts", "level", "logger", "msg"}
 
 

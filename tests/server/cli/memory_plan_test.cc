@@ -52,14 +52,6 @@ TEST(ParametersTest, ThoseOfAssistantsEqualThePublishedCounts) {
   }
 }
 
-TEST(KvCostTest, ItEqualsThePublishedBytesPerToken) {
-  // bf16, gemma4.md 1.1: what grows with the context, and what is capped at the window.
-  const engine::ModelConfig e4b = Shape("e4b");
-  EXPECT_EQ(GroupKvCost(e4b, kFull, kernels::KvFormat::kBf16).bytes_per_token, 16u * 1024);
-  EXPECT_EQ(GroupKvCost(e4b, kSliding, kernels::KvFormat::kBf16).max_bytes_per_sequence, 20u << 20);
-  EXPECT_EQ(GroupKvCost(e4b, kFull, kernels::KvFormat::kF32).bytes_per_token, 32u * 1024);
-}
-
 TEST(StepWeightBytesTest, ADenseModelReadsEveryWeightOncePerStep) {
   // Given a model with a tied head and no per-layer embeddings.
   const engine::ModelConfig config = Shape("31b");
@@ -101,8 +93,8 @@ TEST(MemoryPlanTest, AutomaticKvHoldsAllSlotsWhenThereIsRoom) {
   const scheduler::ModelLimits limits = {.window = 512, .block_tokens = 32};
   EXPECT_GE(plan->num_blocks[kSliding], 4 * scheduler::SlidingBlocksHeld(limits));
   EXPECT_EQ(plan->max_context, 4 * 8192);  // a single sequence may take it all
-  EXPECT_EQ(plan->kv_bytes, plan->num_blocks[kFull] * plan->block_bytes[kFull] +
-                                plan->num_blocks[kSliding] * plan->block_bytes[kSliding]);
+  EXPECT_EQ(plan->kv_bytes, plan->num_blocks[kFull] * plan->kv.block_bytes[kFull] +
+                                plan->num_blocks[kSliding] * plan->kv.block_bytes[kSliding]);
 }
 
 TEST(MemoryPlanTest, AutomaticKvLeavesRoomWhenMemoryIsShort) {
@@ -138,12 +130,53 @@ TEST(MemoryPlanTest, KvMemoryIsTakenAsGivenInBytesOrAsAShare) {
   const auto bytes = PlanMemory(config, {.kv_memory = {.bytes = kGiB / 2}}, Free(16));
   ASSERT_TRUE(bytes.ok()) << bytes.status();
   EXPECT_LE(bytes->kv_bytes, kGiB / 2);
-  EXPECT_GT(bytes->kv_bytes, kGiB / 2 - bytes->block_bytes[kFull]);
+  EXPECT_GT(bytes->kv_bytes, kGiB / 2 - bytes->kv.block_bytes[kFull]);
   const auto small = PlanMemory(config, {.kv_memory = {.share = 0.01}}, Free(16));
   const auto large = PlanMemory(config, {.kv_memory = {.share = 0.05}}, Free(16));
   ASSERT_TRUE(small.ok()) << small.status();
   ASSERT_TRUE(large.ok()) << large.status();
   EXPECT_NEAR(static_cast<double>(large->kv_bytes) / small->kv_bytes, 5.0, 0.1);
+}
+
+TEST(MemoryPlanTest, PrefixesThatNobodyRunsGetAsMuchAgain) {
+  const engine::ModelConfig config = Shape("e2b");
+  const auto without = PlanMemory(config, {.max_slots = 4}, Free(64));
+  const auto with = PlanMemory(config, {.max_slots = 4, .prefix_cache = true}, Free(64));
+  ASSERT_TRUE(without.ok()) << without.status();
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_EQ(with->num_blocks[kFull], 2 * without->num_blocks[kFull]);
+  EXPECT_GE(with->num_blocks[kSliding], without->num_blocks[kSliding] + 4 * with->kv.window_blocks);
+  EXPECT_EQ(with->sequences, 4);
+}
+
+TEST(MemoryPlanTest, MemoryThatIsGivenIsUsedForPrefixesToTheEnd) {
+  // Given far more than four sequences of 1024 tokens can use.
+  const engine::ModelConfig config = Shape("e2b");
+  const MemoryRequest request = {.max_slots = 4, .max_context = 1024, .kv_memory = {.bytes = kGiB}};
+  MemoryRequest reuse = request;
+  reuse.prefix_cache = true;
+  // When prefixes are kept, and when not.
+  const auto with = PlanMemory(config, reuse, Free(64));
+  const auto without = PlanMemory(config, request, Free(64));
+  // Then all of it is taken, or what four sequences can use.
+  ASSERT_TRUE(with.ok()) << with.status();
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_LE(with->kv_bytes, kGiB);
+  EXPECT_GT(with->kv_bytes, kGiB - with->kv.block_bytes[kFull]);
+  EXPECT_LT(without->kv_bytes, kGiB / 4);
+}
+
+TEST(MemoryPlanTest, CoarserFormatsHoldMoreSequencesInTheSameMemory) {
+  const engine::ModelConfig config = Shape("e4b");
+  MemoryRequest request = {.max_slots = 1024, .kv_memory = {.bytes = 8 * kGiB}};
+  int before = 0;
+  for (const char* name : {"exact", "safe", "compact", "max"}) {
+    request.kv_formats = *kvcache::PresetFormats(name);
+    const auto plan = PlanMemory(config, request, Free(64));
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_GT(plan->sequences, before) << name;
+    before = plan->sequences;
+  }
 }
 
 TEST(MemoryPlanTest, ATableInAFileNeedsNoMemory) {
@@ -175,8 +208,40 @@ TEST(NotEnoughMemoryTest, AContextThatDoesNotFitNamesItsOption) {
               AllOf(HasSubstr("lower --max-context"), HasSubstr("raise --kv-memory")));
 }
 
+TEST(NotEnoughMemoryTest, AByteLessThanOneSequenceNeedsIsTooLittleAndSaysHowMuchIsMissing) {
+  // Given what one sequence of 4096 tokens takes, with the sliding blocks of one step.
+  const engine::ModelConfig config = Shape("e2b");
+  MemoryRequest request = {.max_context = 4096};
+  const auto roomy = PlanMemory(config, request, Free(64));
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  const uint64_t one = SequenceBytes(roomy->kv, 4096) +
+                       StepBlocks(roomy->kv, request.max_step_rows, request.max_slots) *
+                           roomy->kv.block_bytes[kSliding];
+  // Then it is enough, and any less is not.
+  request.kv_memory = {.bytes = one};
+  const auto enough = PlanMemory(config, request, Free(64));
+  ASSERT_TRUE(enough.ok()) << enough.status();
+  EXPECT_EQ(enough->kv_bytes, one);
+  EXPECT_EQ(enough->sequences, 1);
+  request.kv_memory = {.bytes = one - 1};
+  const auto less = PlanMemory(config, request, Free(64));
+  EXPECT_EQ(less.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(less.status().message(),
+              AllOf(HasSubstr("4096 tokens"), HasSubstr("1 B missing"), HasSubstr("--kv-type")));
+}
+
+TEST(NotEnoughMemoryTest, ProtectionThatLeavesNoLayerIsRefused) {
+  kvcache::KvFormats formats = *kvcache::PresetFormats("compact");
+  formats.protect_first = 13;
+  const auto plan = PlanMemory(Shape("e2b"), {.kv_formats = formats}, Free(64));
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(plan.status().message(),
+              AllOf(HasSubstr("--kv-protect-first"), HasSubstr("13"), HasSubstr("15 layers")));
+}
+
 TEST(NotEnoughMemoryTest, KvMemoryThatDoesNotFitNamesItsOption) {
-  const auto plan = PlanMemory(Shape("e2b"), {.kv_memory = {.bytes = 60 * kGiB}}, Free(16));
+  const auto plan =
+      PlanMemory(Shape("e2b"), {.kv_memory = {.bytes = 60 * kGiB}, .prefix_cache = true}, Free(16));
   EXPECT_THAT(plan.status().message(), HasSubstr("lower --kv-memory"));
 }
 
