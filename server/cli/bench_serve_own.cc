@@ -184,6 +184,7 @@ bench::StartCall StartInProcess(OwnServer& server, const bench::CallOptions& opt
       end.reason = GetReason(event.status).reason;
       end.message = std::string(event.status.message());
       end.prompt_tokens = event.stats.prompt_tokens;
+      end.cached_prompt_tokens = event.stats.cached_prompt_tokens;
       end.output_tokens = event.stats.completion_tokens;
       sink.on_end(std::move(end));
     };

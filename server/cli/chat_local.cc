@@ -111,6 +111,7 @@ ChatAnswer LocalChat::Impl::Ask(const std::vector<ChatMessage>& messages, const 
       case OutputEvent::Kind::kFinished: {
         answer.status = event.status;
         answer.prompt_tokens = event.stats.prompt_tokens;
+        answer.cached_prompt_tokens = event.stats.cached_prompt_tokens;
         answer.completion_tokens = event.stats.completion_tokens;
         answer.steps = static_cast<int>(event.stats.drafts.rounds);
         answer.drafted_tokens = static_cast<int>(event.stats.drafts.drafted);
