@@ -15,7 +15,7 @@ constexpr int kNumStatusCodes = 17;  // absl::StatusCode, OK included
 
 // A snapshot; each number is exact, but two may be one step apart. *_total count from the start.
 struct SchedulerStats {
-  int64_t running = 0;               // sequences that hold KV, paused ones included
+  int64_t running = 0;               // sequences with a seat, paused ones included
   int64_t waiting = 0;               // submitted sequences that do not, preempted ones included
   int64_t preempted_now = 0;         // of these, the ones that have run before
   int64_t paused = 0;                // requests whose readers are too slow

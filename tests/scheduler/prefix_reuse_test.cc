@@ -154,6 +154,23 @@ INSTANTIATE_TEST_SUITE_P(
         Isolation{.name = "SwitchedOff", .prefix_cache = false}),
     [](const auto& test) { return test.param.name; });
 
+TEST(PrefixReuseTest, WhoLeavesNothingBehindLendsNothingWhileItRuns) {
+  // Given a request that decodes and does not write, and the same prompt again.
+  for (const bool write : {false, true}) {
+    Rig rig;
+    rig.Start();
+    Request request = rig.NewRequest(50, 40);
+    request.prefix_cache.write = write;
+    rig.Submit(request);
+    rig.TurnsUntilTokens(0, 1);
+    request.prefix_cache.write = true;
+    rig.Submit(request);
+    rig.Turns();
+    EXPECT_EQ(rig.Of(1).stats.cached_prompt_tokens, write ? 49 : 0);
+    rig.ExpectAllRight();
+  }
+}
+
 TEST(PrefixReuseTest, OtherFormatsShareNothing) {
   // Keys, not pools, hold formats apart.
   Request request;
@@ -335,6 +352,18 @@ TEST(PrefixReuseTest, ARequestWithBrokenRowsFailsAloneAndLeavesNothing) {
   EXPECT_GT(rig.Of(2).stats.cached_prompt_tokens, 0);
   EXPECT_LE(rig.Of(2).stats.cached_prompt_tokens, 64);
   EXPECT_EQ(rig.Of(2).CheckAgainstExpected(rig.limits), "");
+}
+
+TEST(PrefixReuseTest, AStepWithBrokenLogitsLeavesNothing) {
+  Rig rig;
+  rig.Start();
+  rig.device->broken = [](int64_t position) { return position == 50; };
+  const Request request = rig.NewRequest(50, 5);
+  rig.Submit(request);
+  rig.Turns();
+  EXPECT_EQ(rig.ReasonOf(0), "NUMERIC_FAILURE");
+  EXPECT_THAT(rig.scheduler->stats().blocks_cached, ElementsAre(0, 0));
+  rig.ExpectEmpty();
 }
 
 }  // namespace

@@ -186,6 +186,29 @@ TEST(TogetherTest, APreemptedRequestComesBackForItsLastBlock) {
   rig.ExpectAllRight();
 }
 
+TEST(TogetherTest, WhatIsComputedAgainIsFoundAgain) {
+  // Given one seat, a request that lost it, and nothing left of its blocks.
+  Rig rig;
+  rig.config.max_slots = 1;
+  rig.Start();
+  const Request request = rig.NewRequest(50, 10);
+  const RequestId id = rig.Submit(request);
+  rig.TurnsUntilTokens(0, 3);
+  rig.scheduler->Pause(id);
+  rig.Submit(10, 5);
+  rig.Turns();
+  rig.scheduler->FlushPrefixCache([](int64_t) {});
+  // When it has run again, to its end.
+  rig.scheduler->Resume(id);
+  rig.Turns();
+  EXPECT_EQ(rig.Of(0).stats.recomputed_tokens, 52);
+  // Then its prompt can be found.
+  rig.Submit(request);
+  rig.Turns();
+  EXPECT_EQ(rig.Of(2).stats.cached_prompt_tokens, 48);
+  rig.ExpectAllRight();
+}
+
 TEST(TogetherTest, ManyMoreChoicesFitThanWithoutSharing) {
   // Given blocks for two sequences of 100 tokens, where four choices of 80 and 20 run.
   Rig rig;

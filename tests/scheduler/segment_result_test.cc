@@ -88,6 +88,15 @@ TEST(SegmentResultTest, ScoresDrawsAndDraftsAreToldApartBySegment) {
   EXPECT_EQ(results[2].draft, &step.result.drafts[1]);
 }
 
+TEST(ResultsBySegmentTest, BrokenRowsAreToldOfTheirSegmentAlone) {
+  ThreeSegments step;
+  step.result.broken_segments = {1};
+  const std::vector<SegmentResult> results = ResultsBySegment(step.batch, step.result);
+  EXPECT_FALSE(results[0].broken_rows);
+  EXPECT_TRUE(results[1].broken_rows);
+  EXPECT_FALSE(results[2].broken_rows);
+}
+
 TEST(CheckResultTest, RefusesWhatWasNotAskedForAndIdsOutsideTheVocabulary) {
   const struct {
     std::function<void(ThreeSegments&)> spoil;
@@ -118,6 +127,16 @@ TEST(CheckResultTest, RefusesWhatWasNotAskedForAndIdsOutsideTheVocabulary) {
          s.result.drafts[1].ids = {1, 2, 3};
        },
        nullptr},
+      {[](ThreeSegments& s) {
+         s.result.broken_segments = {0, 2};
+       },
+       nullptr},
+      {[](ThreeSegments& s) { s.result.broken_segments = {3}; }, "broken segment 3"},
+      {[](ThreeSegments& s) { s.result.broken_segments = {-1}; }, "broken segment -1"},
+      {[](ThreeSegments& s) {
+         s.result.broken_segments = {1, 1};
+       },
+       "broken segment 1"},
   };
   for (const auto& c : cases) {
     ThreeSegments step;

@@ -51,6 +51,21 @@ TEST(BuildStepBatchTest, LaysSegmentsOutOneAfterTheOther) {
   EXPECT_EQ(batch.samples[0].counts, nullptr);
 }
 
+TEST(BuildStepBatchTest, CopiesAreCollectedInTheOrderOfSeats) {
+  OneSequence first, second;
+  const SeatRows seats[] = {
+      {.sequence = &first.sequence, .rows = 5, .copies = {{engine::kSliding, 1, 2}}},
+      {.sequence = &second.sequence,
+       .rows = 5,
+       .copies = {{engine::kSliding, 1, 3}, {engine::kFull, 4, 5}}}};
+  const engine::StepBatch batch = BuildStepBatch(seats);
+  ASSERT_EQ(batch.copies.size(), 3u);
+  EXPECT_EQ(batch.copies[0].to, 2);
+  EXPECT_EQ(batch.copies[1].to, 3);
+  EXPECT_EQ(batch.copies[2].group, engine::kFull);
+  EXPECT_EQ(batch.copies[2].from, 4);
+}
+
 TEST(BuildStepBatchTest, StopsAreMaskedUntilMinTokens) {
   OneSequence one;
   one.state.request.stop.min_tokens = 1;
