@@ -126,7 +126,7 @@ absl::StatusOr<AnswerPrompts> FindPrompts(const std::string& file, const ModelSo
   if (fs::is_regular_file(own, error)) return ReadPrompts(own, source);
   return absl::InvalidArgumentError(absl::StrFormat(
       "%s comes without prompts (heldout.jsonl); give --prompts FILE with JSON lines such as "
-      "{\"task\": \"chat\", \"prompt\": \"Hello\"}: what drafts are worth depends on the text",
+      "{\"task\": \"chat\", \"prompt\": \"Hello\"}: what is measured depends on the text",
       source.name));
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -11,32 +12,36 @@
 #include "server/cli/console.h"
 #include "server/cli/kv_quality.h"
 #include "server/cli/kv_quality_report.h"
-#include "server/cli/served_model_facts.h"
 #include "server/cli/verbs.h"
 
 namespace tandem::server {
 namespace {
 
 constexpr int64_t kNoteEvery = 100;  // texts
+constexpr std::string_view kRandom = "random";
 
 // The settings under which the reference answers: its formats, nothing guessed.
 Settings ReferenceSettings(const Settings& settings, const KvChoice& reference) {
   Settings changed = settings;
   changed.kv_type = reference.name;
+  changed.kv_type_k.clear();
+  changed.kv_type_v.clear();
+  changed.kv_sliding_type.clear();
+  changed.kv_protect_first = reference.formats.protect_first;
+  changed.kv_protect_last = reference.formats.protect_last;
+  changed.kv_protect_type = std::string(kvcache::KvFormatName(reference.formats.protect_format));
   changed.draft_model = "none";
   changed.spec_mode = "off";
   return changed;
 }
 
-// Those of the user or of the model; random ids for a model that comes without and was not trained
-// to chat, of which no text is more its own than another.
 absl::StatusOr<AnswerPrompts> FindTexts(const std::string& file, const ModelSource& source) {
+  if (file == kRandom) return RandomPrompts(source.config.vocab);
   absl::StatusOr<AnswerPrompts> prompts = FindPrompts(file, source);
-  if (prompts.ok() || !file.empty() || !absl::IsInvalidArgument(prompts.status())) return prompts;
-  const absl::StatusOr<Tokenizer> tokenizer = LoadTokenizer(source);
-  if (!tokenizer.ok()) return tokenizer.status();
-  if (IsInstruct(source.config, *tokenizer)) return prompts;
-  return RandomPrompts(source.config.vocab);
+  if (prompts.ok() || !file.empty()) return prompts;
+  return absl::Status(prompts.status().code(),
+                      absl::StrFormat("%s; or --prompts random, for a model that has no language",
+                                      std::string(prompts.status().message())));
 }
 
 // So many prompts of each class that they are `requests` together; 0: all.

@@ -101,7 +101,8 @@ std::vector<OptionSpec> BenchKvQualityOptions() {
         .help = "JSON lines with \"prompt\" and \"task\"",
         .detail = "A prompt without turns of its own becomes a user's message when the model was "
                   "trained on chats. By default heldout.jsonl in the model's directory; for "
-                  "models that were not, and for dummy weights, random ids."},
+                  "dummy weights random ids, and for any model with the word random in place of "
+                  "a file."},
        {.name = "requests",
         .letter = 'r',
         .placeholder = "N",
