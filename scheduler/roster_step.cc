@@ -141,8 +141,8 @@ void Roster::GrowTables(Sequence& sequence, int tokens) {
 
 std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us) {
   for (const int seq : plan.admit) Seat(*lineup.sequences[seq]);
-  // Blocks that are reused get their holders before any block is freed, and before one is given
-  // away that nobody holds; what is copied, before its owner takes something else in its place.
+  // Blocks that are reused get their holders before any block is given away; what is copied, before
+  // its owner takes something else in its place.
   absl::flat_hash_map<const Sequence*, CopySource> sources;
   for (const SeqReuse& entry : plan.reuse) {
     sources[lineup.sequences[entry.seq]] = HoldCopySource(lineup, entry.reuse);

@@ -158,6 +158,7 @@ TEST(PrefixReuseTest, WhoLeavesNothingBehindLendsNothingWhileItRuns) {
   // Given a request that decodes and does not write, and the same prompt again.
   for (const bool write : {false, true}) {
     Rig rig;
+    rig.limits.num_blocks[engine::kSliding] = 0;  // so that its first block is still there
     rig.Start();
     Request request = rig.NewRequest(50, 40);
     request.prefix_cache.write = write;
