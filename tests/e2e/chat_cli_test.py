@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -205,6 +206,22 @@ def test_a_person_sees_answer_and_figures(terminal, server, way):
     chat.wait_for(r"answers 1  messages 2  tokens in \d+, out \d+")
     chat.wait_for_prompt()
     chat.type("\x04")  # Ctrl-D
+    assert chat.end() == DONE
+
+
+@pytest.mark.parametrize("way", ["local", "remote"])
+def test_a_turn_tells_what_the_one_before_it_saved(terminal, server, way):
+    # Given a message that fills blocks of the cache, and that nobody has sent before.
+    chat = terminal(*where(way, server), "--max-tokens", "8")
+    chat.say(" ".join(map(str, random.sample(range(1000), 60))))
+    chat.wait_for(r"first after [\d.]+ m?s")
+    assert "cached" not in chat.screen
+    # When the conversation goes on, then it is not computed again.
+    chat.say("And then?")
+    chat.wait_for(r"first after [\d.]+ m?s  [\d ]+ of [\d ]+ prompt tokens cached")
+    chat.say("/stats")
+    chat.wait_for(r"tokens in [\d ]+ \([\d ]+ cached\), out \d+")
+    chat.say("/quit")
     assert chat.end() == DONE
 
 

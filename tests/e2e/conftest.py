@@ -141,6 +141,7 @@ class Details:
         trailers = dict(error.trailing_metadata())
         status = error_details_pb2.Status.FromString(trailers["grpc-status-details-bin"])
         assert status.code == error.code().value[0]
+        self.message = error.details()
         self.info = error_details_pb2.ErrorInfo()
         self.fields = []
         self.types = [any.type_url.rsplit(".", 1)[1] for any in status.details]
