@@ -109,7 +109,10 @@ class Roster {
   int DraftRoom(const Sequence& sequence, int more_tokens) const;
   // Blocks that a copy reads, by group. Held until Apply is done.
   using CopySource = std::array<int32_t, engine::kNumKvGroups>;
+  static constexpr CopySource kNoSource = {-1, -1};
   CopySource HoldCopySource(const Lineup& lineup, const Reuse& reuse);
+  std::vector<engine::BlockCopy> CopiesFrom(const CopySource& source,
+                                            const Sequence& sequence) const;
   void ReleaseCopySource(const CopySource& source);
   void TakeReuse(Sequence& sequence, const Reuse& reuse);
   void GrowTables(Sequence& sequence, int tokens);

@@ -100,7 +100,7 @@ void Roster::OfferReuse(Lineup& lineup) {
 }
 
 Roster::CopySource Roster::HoldCopySource(const Lineup& lineup, const Reuse& reuse) {
-  CopySource source = {-1, -1};
+  CopySource source = kNoSource;
   if (reuse.copied_to == 0) return source;
   const int block = (reuse.copied_to - 1) / limits_.block_tokens;
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
@@ -109,6 +109,20 @@ Roster::CopySource Roster::HoldCopySource(const Lineup& lineup, const Reuse& reu
     pools_[g].AddReference(source[g]);
   }
   return source;
+}
+
+// Into its block that has the last rows it took over.
+std::vector<engine::BlockCopy> Roster::CopiesFrom(const CopySource& source,
+                                                  const Sequence& sequence) const {
+  std::vector<engine::BlockCopy> copies;
+  for (int g = 0; g < engine::kNumKvGroups; ++g) {
+    if (source[g] < 0) continue;
+    const int block = (sequence.kv_tokens - 1) / limits_.block_tokens;
+    copies.push_back({.group = static_cast<engine::KvGroup>(g),
+                      .from = source[g],
+                      .to = sequence.tables[g].blocks[block]});
+  }
+  return copies;
 }
 
 void Roster::ReleaseCopySource(const CopySource& source) {
@@ -143,9 +157,9 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
   for (const int seq : plan.admit) Seat(*lineup.sequences[seq]);
   // Blocks that are reused get their holders before any block is given away; what is copied, before
   // its owner takes something else in its place.
-  absl::flat_hash_map<const Sequence*, CopySource> sources;
+  std::vector<CopySource> sources(lineup.sequences.size(), kNoSource);
   for (const SeqReuse& entry : plan.reuse) {
-    sources[lineup.sequences[entry.seq]] = HoldCopySource(lineup, entry.reuse);
+    sources[entry.seq] = HoldCopySource(lineup, entry.reuse);
   }
   for (const SeqReuse& entry : plan.reuse) TakeReuse(*lineup.sequences[entry.seq], entry.reuse);
   for (const int seq : plan.make_room) {
@@ -165,20 +179,14 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
       }
       // A trial in between is no decision: who was switched off stays known as that.
       if (rows.reason != DraftReason::kTrial) sequence.draft_reason = rows.reason;
-      seats.push_back(
-          {.sequence = &sequence, .rows = rows.rows, .drafts = rows.drafts, .guess = rows.guess});
-      const auto source = sources.find(&sequence);
-      if (source == sources.end()) continue;
-      for (int g = 0; g < engine::kNumKvGroups; ++g) {
-        if (source->second[g] < 0) continue;
-        const int block = (sequence.kv_tokens - 1) / limits_.block_tokens;
-        seats.back().copies.push_back({.group = static_cast<engine::KvGroup>(g),
-                                       .from = source->second[g],
-                                       .to = sequence.tables[g].blocks[block]});
-      }
+      seats.push_back({.sequence = &sequence,
+                       .rows = rows.rows,
+                       .drafts = rows.drafts,
+                       .guess = rows.guess,
+                       .copies = CopiesFrom(sources[rows.seq], sequence)});
     }
   }
-  for (const auto& [sequence, source] : sources) ReleaseCopySource(source);
+  for (const CopySource& source : sources) ReleaseCopySource(source);
   for (const RequestId id : std::exchange(impatient_, {})) {
     RequestState* state = Find(id);
     if (state != nullptr && !state->started) {
