@@ -92,7 +92,7 @@ std::string Markdown(const QualityFacts& facts, const QualityResult& result) {
       absl::StrFormat("# KV formats of %s against %s\n\n", facts.bench.model, reference);
   text += FactsText(facts.bench);
   text += absl::StrFormat(
-      "\n%s: %s texts, answers of at most %d tokens; %s positions scored.\n"
+      "\n%s; %s of them answered with at most %d tokens: %s positions scored.\n"
       "Every format is fed the greedy answers of %s, and the distribution of the next token is "
       "compared at every place of an answer.\n\n",
       facts.prompts, CountText(result.texts), facts.max_tokens, CountText(result.positions),
@@ -192,8 +192,8 @@ std::string QualityPlot(const QualityFacts& facts, const QualityResult& result) 
   return bench::KvPlotSvg(
       absl::StrFormat("KV formats of %s against %s", facts.bench.model,
                       result.reference.choice.name),
-      {absl::StrFormat("%s: %s positions of greedy answers", facts.prompts,
-                       CountText(result.positions)),
+      {absl::StrFormat("%s; %s positions of %s greedy answers", facts.prompts,
+                       CountText(result.positions), CountText(result.texts)),
        absl::StrFormat("%s (%s), %s, %s", facts.bench.version, facts.bench.commit,
                        facts.bench.backend, facts.bench.date),
        facts.bench.command_line},

@@ -77,10 +77,10 @@ TEST(CheckKernelsTest, AFormatThatNoKernelHasIsRefusedByName) {
 
 TEST(MeasureKvTest, EveryFormatIsMeasuredAtEveryLevel) {
   const engine::ModelConfig config = testing::GoldenTarget("e4b-like");
-  const std::vector<KvChoice> formats = Formats("f32,bf16,f16,q8,turbo4,turbo3,turbo2,q8/turbo4");
+  const std::vector<KvChoice> formats = Formats("f16,q8,turbo4,turbo3/turbo2");
   for (const kernels::CpuIsa isa : testing::PresentIsas()) {
     SCOPED_TRACE(std::string(kernels::CpuIsaName(isa)));
-    const auto backend = kernels::MakeCpuBackend({.threads = 2, .isa = isa});
+    const auto backend = kernels::MakeCpuBackend({.threads = 1, .isa = isa});
     ASSERT_TRUE(backend.ok());
     const kernels::Ops& ops = kernels::CpuOps(**backend);
     ASSERT_TRUE(CheckKernels(config, formats, ops).ok());
@@ -100,9 +100,9 @@ TEST(MeasureKvTest, EveryFormatIsMeasuredAtEveryLevel) {
         });
     ASSERT_TRUE(speed.ok()) << speed.status();
     EXPECT_EQ(begun, 2);
-    EXPECT_EQ(done, 2 * 8);
-    // One head of 512 and its scales: 2 * (512 + 2) bytes of a token for K and V of q8.
-    const KvGroupSpeed& q8 = speed->formats[3].groups[kFull];
+    EXPECT_EQ(done, 2 * 4);
+    // K and V of a head, a byte of each value and a scale of two bytes.
+    const KvGroupSpeed& q8 = speed->formats[1].groups[kFull];
     const auto full = config.KvOwners(kFull);
     const int heads = config.layers[full[0]].num_kv_heads * static_cast<int>(full.size());
     EXPECT_DOUBLE_EQ(q8.row_bytes, heads * 2 * (config.layers[full[0]].head_dim + 2));
