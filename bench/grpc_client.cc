@@ -58,6 +58,7 @@ v1::GenerateRequest RequestOf(const PlannedRequest& planned, const CallOptions& 
       static_cast<uint32_t>(options.stream_interval_tokens));
   if (options.priority != 0) request.mutable_scheduling()->set_priority(options.priority);
   request.mutable_scheduling()->set_tenant(planned.tenant);
+  request.mutable_cache()->set_salt(options.cache_salt);
   return request;
 }
 

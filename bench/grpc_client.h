@@ -26,6 +26,7 @@ struct CallOptions {
   int priority = 0;
   int64_t deadline_ms = 0;         // 0: none
   int stream_interval_tokens = 0;  // 0: the server's
+  std::string cache_salt;          // nothing is found that was sent with another one
 };
 
 struct ServerFacts {

@@ -12,6 +12,7 @@
 #include "server/cli/format.h"
 #include "server/cli/machine.h"
 #include "server/cli/version.h"
+#include "server/grpc/request_id.h"
 
 namespace tandem::server {
 namespace {
@@ -158,7 +159,8 @@ bench::CallOptions CallOptionsOf(const BenchServeArguments& arguments, int strea
           .temperature = arguments.temperature,
           .priority = arguments.priority,
           .deadline_ms = arguments.deadline_ms,
-          .stream_interval_tokens = stream_interval_tokens};
+          .stream_interval_tokens = stream_interval_tokens,
+          .cache_salt = NewRequestId()};  // the same prompts of an earlier run count for nothing
 }
 
 bench::ReportFacts MakeFacts(const std::string& command_line, const std::string& address,
