@@ -33,6 +33,7 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
 #include "tandem/rpc/error_details.pb.h"
+#include "tandem/v1/admin.pb.h"
 #include "tandem/v1/generation.grpc.pb.h"
 #include "tests/server/grpc_hostile/message_mutator.h"
 #include "tests/server/grpc_hostile/raw_frames.h"
@@ -186,6 +187,8 @@ std::vector<Method> AllMethods() {
   add("GetServerInfo", v1::GetServerInfoRequest::descriptor());
   add("GetTokenizerBundle", v1::GetTokenizerBundleRequest::descriptor());
   add("Embed", v1::EmbedRequest::descriptor());
+  methods.push_back(
+      {"/tandem.v1.Admin/FlushPrefixCache", v1::FlushPrefixCacheRequest::descriptor(), true});
   for (const char* other :
        {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/tandem.v1.Admin/Drain",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/no.Service/Method",
@@ -233,7 +236,7 @@ class HostileCallsTest : public ::testing::Test {
                     std::vector<std::string>{
                         "serve", "--model", std::string(TANDEM_SOURCE_DIR) + "/models/demo",
                         "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
-                        "--log-format", "text", "--drain-grace-s", "0"});
+                        "--log-format", "text", "--drain-grace-s", "0", "--admin", "on"});
     ASSERT_TRUE(server_->ready()) << server_->Log();
     for (auto& channel : channels_) {
       grpc::ChannelArguments arguments;
