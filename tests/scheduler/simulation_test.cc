@@ -531,6 +531,10 @@ class Simulation {
       EXPECT_THAT(recorder.errors, testing::IsEmpty());
       EXPECT_EQ(recorder.CheckAgainstExpected(world_.limits), "");
       EXPECT_EQ(CheckEnd(*flight, world_), "") << recorder.status;
+      const bool may_read = world_.config.prefix_cache && recorder.request.prefix_cache.read;
+      EXPECT_GE(recorder.stats.cached_prompt_tokens, 0);
+      EXPECT_LT(recorder.stats.cached_prompt_tokens,
+                may_read ? static_cast<int>(recorder.request.prompt.size()) : 1);
     }
     const SchedulerStats stats = scheduler_.stats();
     ExpectNothingHeld(stats);
