@@ -182,10 +182,11 @@ void PrintKvAndFit(const ModelSource& source, const KvInspection& kv, int max_sl
   }
   PrintLine("KV", kv.formats);
   PrintLine("",
-            "by --kv-type: bytes per token of full layers, and of sliding ones as long as it is");
-  PrintLine("", plan.ok() ? absl::StrFormat("in the window; sequences of a length that fit in %s",
+            "by --kv-type: bytes per token of full and of sliding layers, what a sequence holds");
+  PrintLine("", plan.ok() ? absl::StrFormat("of the latter, and how many sequences of a length fit "
+                                            "in %s",
                                             BytesText(static_cast<double>(plan->kv_bytes)))
-                          : "in the window");
+                          : "of the latter");
   std::printf("\n%s\n", KvChoicesText(kv.choices, kv.lengths).c_str());
   if (!plan.ok()) {
     PrintLine("memory", std::string(plan.status().message()));

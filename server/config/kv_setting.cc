@@ -1,5 +1,6 @@
 #include "server/config/kv_setting.h"
 
+#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -54,13 +55,11 @@ std::string PairText(const KvPair& pair) {
   return pair.k == pair.v ? k : absl::StrCat(k, "/", std::string(kvcache::KvFormatName(pair.v)));
 }
 
-// What --kv-type alone says. Protection is only a preset's.
-KvFormats BaseFormats(const Settings& settings, bool& is_preset) {
+// What --kv-type alone says; only presets protect.
+KvFormats BaseFormats(const Settings& settings) {
   std::string type = settings.kv_type;
-  if (type == "auto") type = settings.dtype == "f32" ? "f32" : "bf16";
-  const std::optional<KvFormats> preset = kvcache::PresetFormats(type);
-  is_preset = preset.has_value();
-  if (is_preset) return *preset;
+  if (type == "auto") type = settings.dtype == "f32" ? "f32" : "q8";
+  if (const std::optional<KvFormats> preset = kvcache::PresetFormats(type)) return *preset;
   KvFormats formats;
   formats.groups.fill(kvcache::ParseKvPair(type).value());
   return formats;
@@ -91,8 +90,7 @@ absl::Status CheckKvFormat(std::string_view text) {
 }
 
 KvFormats KvFormatsOf(const Settings& settings) {
-  bool is_preset = false;
-  KvFormats formats = BaseFormats(settings, is_preset);
+  KvFormats formats = BaseFormats(settings);
   for (KvPair& pair : formats.groups) {
     if (!settings.kv_type_k.empty()) pair.k = kvcache::KvFormatOf(settings.kv_type_k).value();
     if (!settings.kv_type_v.empty()) pair.v = kvcache::KvFormatOf(settings.kv_type_v).value();
@@ -100,11 +98,9 @@ KvFormats KvFormatsOf(const Settings& settings) {
   if (!settings.kv_sliding_type.empty()) {
     formats.groups[0] = kvcache::ParseKvPair(settings.kv_sliding_type).value();
   }
-  if (!is_preset) {
-    const kvcache::Protection needed = kvcache::DefaultProtection(formats.groups);
-    formats.protect_first = needed.first;
-    formats.protect_last = needed.last;
-  }
+  const kvcache::Protection needed = kvcache::DefaultProtection(formats.groups);
+  formats.protect_first = std::max(formats.protect_first, needed.first);
+  formats.protect_last = std::max(formats.protect_last, needed.last);
   if (settings.kv_protect_first >= 0) formats.protect_first = settings.kv_protect_first;
   if (settings.kv_protect_last >= 0) formats.protect_last = settings.kv_protect_last;
   formats.protect_format = kvcache::KvFormatOf(settings.kv_protect_type).value();

@@ -23,8 +23,8 @@ absl::Status CheckKvPair(std::string_view text);    // a format or K/V
 absl::Status CheckKvFormat(std::string_view text);  // a format
 
 // What settings that passed these checks come to. --kv-type-k and --kv-type-v replace a side of
-// --kv-type, --kv-sliding-type replaces both sides of the sliding layers. Protection is the
-// preset's, else what the formats need, unless it is given.
+// --kv-type, --kv-sliding-type replaces both sides of the sliding layers. Protected are as many
+// layers as the preset says and the formats need, unless their number is given.
 kvcache::KvFormats KvFormatsOf(const Settings& settings);
 
 // For people: "turbo4/turbo3, sliding q8, first 2 and last 2 layers q8". One name stands for K and

@@ -219,7 +219,7 @@ std::vector<OptionSpec> SettingOptions() {
        .help = "q8, turbo4, .., two as K/V, or a preset",
        .detail = "f32, bf16, f16, or rotated q8, turbo4, turbo3, turbo2; q8/turbo4 is q8 keys and "
                  "turbo4 values. Presets: exact (bf16), safe (q8), balanced (q8/turbo4), compact "
-                 "(turbo4), max (turbo4/turbo3). auto is bf16, or f32 with --dtype f32. `tandem "
+                 "(turbo4), max (turbo4/turbo3). auto is q8, or f32 with --dtype f32. `tandem "
                  "inspect` shows what each costs."},
       {.name = "kv-type-k",
        .group = Group::kKvCache,

@@ -167,7 +167,7 @@ struct Settings {
   std::string kv_type_k;        // empty: as kv_type says
   std::string kv_type_v;        // likewise
   std::string kv_sliding_type;  // likewise
-  int kv_protect_first = -1;    // -1: the preset's, or what the formats need
+  int kv_protect_first = -1;    // -1: what preset and formats need
   int kv_protect_last = -1;     // likewise
   std::string kv_protect_type = "q8";
   MemoryAmount kv_memory;

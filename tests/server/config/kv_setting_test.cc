@@ -50,7 +50,7 @@ TEST(KvSettingTest, AFormatAPairAndAPresetAreAllTypes) {
 TEST(KvSettingTest, WithoutATypeItFollowsFromTheActivations) {
   EXPECT_EQ(TextOf({"--dtype", "f32"}), "f32");
   EXPECT_EQ(TextOf({"--dtype", "f32", "--kv-type", "q8"}), "q8");
-  EXPECT_EQ(TextOf({}), "bf16");
+  EXPECT_EQ(TextOf({}), "q8");
 }
 
 TEST(KvSettingTest, CoarseFormatsProtectTheLayersThatManyRead) {
@@ -58,6 +58,9 @@ TEST(KvSettingTest, CoarseFormatsProtectTheLayersThatManyRead) {
   EXPECT_EQ(TextOf({"--kv-type", "q8/turbo3"}), "q8/turbo3, last 2 layers q8");
   EXPECT_EQ(TextOf({"--kv-type", "turbo3/turbo4"}), "turbo3/turbo4, first 2 and last 2 layers q8");
   EXPECT_EQ(TextOf({"--kv-type", "q8/turbo2"}), "q8/turbo2, first 2 and last 2 layers q8");
+  EXPECT_EQ(TextOf({"--kv-type-v", "turbo4"}), "q8/turbo4, last 2 layers q8");
+  EXPECT_EQ(TextOf({"--kv-type", "safe", "--kv-type-k", "turbo3"}),
+            "turbo3/q8, first 2 and last 2 layers q8");
   EXPECT_EQ(TextOf({"--kv-type", "bf16", "--kv-sliding-type", "turbo4"}),
             "bf16, sliding turbo4, last 2 layers q8");
 }

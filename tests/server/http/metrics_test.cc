@@ -230,6 +230,41 @@ TEST_F(MetricsTest, WhoeverEndedARequestEarlyIsCounted) {
   EXPECT_THAT(text, HasSubstr("cause=\"slow\"} 0"));
 }
 
+TEST_F(MetricsTest, GroupsTellTheirFormatsAndTheRowsThatWereStoredOtherwise) {
+  // Given a model with full layers only, two of them protected,
+  metrics_.SetModel(
+      {.kv_formats =
+           {{.group = engine::kFull, .k = "turbo4", .v = "turbo3", .k_path = "int8", .layers = 6},
+            {.group = engine::kFull, .k = "bf16", .v = "q8", .k_path = "float", .layers = 2}},
+       .kv_bytes_per_token = {0, 2080}});
+  // and counts of its rows, of which some come between two scrapes.
+  kernels::KvEncodeCounts counts;
+  counts.zero[0] = 3;
+  metrics_.WatchEngine({.kv_encoded = [&](engine::KvGroup group) -> kernels::KvEncodeCounts& {
+    EXPECT_EQ(group, engine::kFull);
+    return counts;
+  }});
+  Render();
+  counts.zero[0] = 5;
+  counts.nonfinite[1] = 1;
+  const std::string text = Render();
+  // Then each pair of formats has its number of layers, and every row is counted once.
+  const std::string info = "tandem_kv_format_info{model_name=\"demo\",group=\"full\",k=";
+  EXPECT_THAT(text, HasSubstr(info + "\"turbo4\",k_path=\"int8\",v=\"turbo3\"} 6"));
+  EXPECT_THAT(text, HasSubstr(info + "\"bf16\",k_path=\"float\",v=\"q8\"} 2"));
+  EXPECT_THAT(text,
+              HasSubstr("tandem_kv_bytes_per_token{model_name=\"demo\",group=\"full\"} 2080"));
+  const auto rows = [](const std::string& what, const std::string& side) {
+    return "tandem_kv_encode_" + what + "_total{model_name=\"demo\",layer_kind=\"full\",side=\"" +
+           side + "\"} ";
+  };
+  EXPECT_THAT(text, HasSubstr(rows("zero", "k") + "5"));
+  EXPECT_THAT(text, HasSubstr(rows("zero", "v") + "0"));
+  EXPECT_THAT(text, HasSubstr(rows("nonfinite", "v") + "1"));
+  EXPECT_THAT(text, HasSubstr(rows("clamped", "k") + "0"));
+  EXPECT_THAT(text, Not(HasSubstr("sliding")));
+}
+
 TEST_F(MetricsTest, CallsModelAndPhaseAreTold) {
   metrics_.OnGrpcCall("Generate", 3);
   metrics_.SetModel({.architecture = "gemma4",
