@@ -106,9 +106,10 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
   std::vector<std::vector<std::unique_ptr<Recorder>>> recorders(kThreads);
   std::atomic<int> accepted = 0;
   std::atomic<int> answers = 0;
+  std::atomic<int> flushes = 0;
   std::atomic<bool> done = false;
 
-  // Given threads that submit, cancel and stop, and one that only looks.
+  // Given threads that submit, cancel, flush and stop, and one that only looks.
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
@@ -130,6 +131,7 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
         recorders[t].push_back(std::move(recorder));
         if (random() % 4 == 0) server.scheduler().Cancel(*id, CancelCause::kClientGone);
         if (random() % 4 == 0) server.scheduler().Pause(*id);
+        server.scheduler().FlushPrefixCache([&](int64_t) { ++flushes; });
         server.scheduler().Describe(*id, [&](std::optional<RequestView>) { ++answers; });
         server.scheduler().Resume(*id);
         if (random() % 4 == 0) server.scheduler().StopChoice(*id, 0);
@@ -154,6 +156,7 @@ TEST(ThreadsTest, ManyThreadsSubmitAndCancelWhileTheSchedulerRuns) {
   // Then each got what it would have got alone, or a part of it.
   EXPECT_GT(accepted, 0);
   EXPECT_EQ(answers, accepted);
+  EXPECT_EQ(flushes, accepted);
   EXPECT_EQ(server.scheduler().stats().queued_requests, 0);
   EXPECT_GT(server.scheduler().stats().drafts.accepted, 0);
   for (const auto& list : recorders) {
