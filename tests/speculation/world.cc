@@ -123,6 +123,7 @@ class World {
     if (options.prefixes) {
       limits_.max_context = 400;
       apart_ = random_.OneIn(3) ? 3 : random_.In(4, 30);
+      if (random_.OneIn(4)) config_.max_draft_tokens = 0;
       // Room for one and the half of another, or for all and what they leave behind.
       if (tight_) limits_.num_blocks = {random_.In(8, 14), random_.In(8, 14)};
       for (int i = 0; i < 3; ++i) trunks_.push_back(RandomIds(random_.In(20, 110)));
