@@ -1,8 +1,8 @@
 // Stored values as floats, and the words of attention_codes.inc and attention_weights.inc, 32 bytes
 // wide. The twin of attention_bytes_avx512.h.
 //
-// Included by files compiled with AVX2 flags only; everything is static (no copy for others). Unpack
-// and LookUpCodes work inside each 16 bytes.
+// Included by files compiled with AVX2 flags only; everything is static (no copy for others).
+// Unpack and LookUpCodes work inside each 16 bytes.
 #pragma once
 
 #include <immintrin.h>
