@@ -285,16 +285,18 @@ TEST_F(GeneratorTest, QueuedAndRunningRequestsAreCancelled) {
 TEST_F(GeneratorTest, AnAbortAfterATokenKeepsWhatWasMade) {
   // Given text that is withheld for a stop string, and deltas that are being held.
   GenerationRig rig(tokenizer_);
-  Signal aborted;
+  Signal two_made, aborted;
   rig.device().SetHook([&](uint64_t, int, int i) {
-    if (i == 2) aborted.Wait();
+    if (i != 2) return;
+    two_made.Set();
+    aborted.Wait();
   });
   GenerationSpec spec = rig.Spec({kHello, kWorld, kL});
   spec.stop = {"lo world!"};
   spec.stream_interval_tokens = 1000;
   Collector got;
   const Generator::Handle handle = rig.generator().Start(std::move(spec), got.Sink());
-  got.WaitTokens(1);
+  two_made.Wait();
   // When the request is aborted, then it ends well, with all of it.
   rig.generator().Cancel(handle, CancelCause::kAborted);
   aborted.Set();
