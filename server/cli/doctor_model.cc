@@ -14,6 +14,7 @@
 #include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
 #include "server/cli/served_model_facts.h"
+#include "server/config/kv_setting.h"
 
 namespace tandem::server {
 namespace {
@@ -71,6 +72,18 @@ Finding CheckDrafter(const Settings& settings, const absl::StatusOr<Tokenizer>& 
   return {.name = "drafter", .text = AssistantText(assistant)};
 }
 
+// Nothing when there is no backend to ask: another finding says why.
+std::optional<Finding> CheckKvFormats(const Settings& settings, const ModelSource& source) {
+  Settings one_thread = settings;
+  one_thread.threads = 1;
+  const absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(one_thread);
+  if (!backend.ok()) return std::nullopt;
+  const kvcache::KvFormats formats = KvFormatsOf(settings);
+  const absl::Status good = CheckKv(source.config, formats, kernels::CpuOps(**backend));
+  if (!good.ok()) return Failed("kv", good, "choose another --kv-type; tandem inspect lists them");
+  return Finding{.name = "kv", .text = KvText(formats) + ": read and written as it should be"};
+}
+
 Finding CheckFit(const Settings& settings, const ModelSource& source, const FreeMemory& free) {
   const absl::StatusOr<MemoryPlan> plan =
       PlanMemory(source.config, ServingMemory(settings, source), free);
@@ -114,6 +127,9 @@ std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free
     }
   }
   findings.push_back(CheckDrafter(settings, tokenizer, *source));
+  if (std::optional<Finding> kv = CheckKvFormats(settings, *source)) {
+    findings.push_back(*std::move(kv));
+  }
   findings.push_back(CheckFit(settings, *source, free));
   return findings;
 }

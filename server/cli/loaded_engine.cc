@@ -116,6 +116,17 @@ MemoryRequest ServingMemory(const Settings& settings, const ModelSource& source)
   return request;
 }
 
+absl::Status CheckKv(const engine::ModelConfig& config, const kvcache::KvFormats& formats,
+                     const kernels::Ops& ops) {
+  if (absl::Status s = engine::CheckKvKernels(config, formats, ops); !s.ok()) return s;
+  for (const engine::KvGroup group : {kSliding, kFull}) {
+    const auto layers = engine::KvLayers(config, group, formats);
+    if (!layers.ok()) return layers.status();
+    if (absl::Status s = engine::TryKvEncoder(*layers, ops); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings) {
   if (settings.device == "cuda") {
     return absl::UnimplementedError(
@@ -146,16 +157,10 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
   loaded->memory = plan;
   loaded->kv_formats = KvFormatsOf(settings);
   const kernels::Ops& ops = kernels::CpuOps(*loaded->backend);
-  if (absl::Status s = engine::CheckKvKernels(source.config, loaded->kv_formats, ops); !s.ok()) {
-    return s;
-  }
   absl::StatusOr<KvLayouts> layouts =
       KvLayoutsOf(source.config, loaded->kv_formats, settings.block_tokens);
   if (!layouts.ok()) return layouts.status();
-  for (const std::optional<kvcache::GroupLayout>& layout : *layouts) {
-    if (!layout.has_value()) continue;
-    if (absl::Status s = engine::TryKvEncoder(layout->layers, ops); !s.ok()) return s;
-  }
+  if (absl::Status s = CheckKv(source.config, loaded->kv_formats, ops); !s.ok()) return s;
 
   if (source.assistant.has_value()) {
     absl::StatusOr<engine::AssistantModel> assistant = LoadDrafter(settings, source, *loaded);

@@ -48,6 +48,11 @@ MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& sourc
 // What `tandem serve` asks.
 MemoryRequest ServingMemory(const Settings& settings, const ModelSource& source);
 
+// Whether the backend reads and writes all of the model's KV in these formats.
+//   errors  those of engine::CheckKvKernels and engine::TryKvEncoder
+absl::Status CheckKv(const engine::ModelConfig& config, const kvcache::KvFormats& formats,
+                     const kernels::Ops& ops);
+
 // --device, --threads, --cpu-isa, --dtype.
 //   errors  kUnimplemented for --device cuda; kInvalidArgument for an instruction set that this
 //           machine does not have

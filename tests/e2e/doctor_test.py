@@ -32,7 +32,7 @@ def findings(*words):
 def test_a_whole_model_passes():
     code, found = findings("--model", MODEL)
     assert code == DONE, found
-    for name in ("model", "tokenizer", "tensors", "fit", "grpc port"):
+    for name in ("model", "tokenizer", "tensors", "kv", "fit", "grpc port"):
         assert found[name]["level"] == "PASS", found[name]
     for name in ("cpu", "threads", "huge pages", "memory", "open files", "cuda"):
         assert found[name]["level"] in ("PASS", "WARN")

@@ -47,6 +47,9 @@ def test_protection_of_every_layer_is_refused():
     assert "--kv-protect-first" in message and "3 layers" in message
     message = fails(FAILED, "run", "-p", "x", "--model", MODEL, "--kv-protect-last", "3")
     assert "--kv-protect-last" in message
+    doctor = tandem("doctor", "--json", "--model", MODEL, "--kv-type", "compact")
+    found = {entry["name"]: entry for entry in json.loads(doctor.stdout)["findings"]}
+    assert found["kv"]["level"] == "FAIL" and "3 layers" in found["kv"]["text"]
 
 
 def test_a_cache_too_small_for_one_sequence_says_how_much_is_missing():
