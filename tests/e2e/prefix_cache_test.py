@@ -97,7 +97,7 @@ def test_of_a_long_shared_beginning_nothing_is_computed_twice(server, stub, salt
     opening = stub.Generate(asked(first, salt, speculative=way))
     assert cached(opening) == 0
     assert counters.since() == (len(first), len(first), 0)
-    call = stub.GenerateStream(asked(second, salt, speculative=way))
+    call = stub.GenerateStream(asked(second, salt, speculative=way, request_id=salt))
     events = list(call)
     # Then the second one computes what is its own.
     usage = events[-1].completed.usage
@@ -105,6 +105,8 @@ def test_of_a_long_shared_beginning_nothing_is_computed_twice(server, stub, salt
     assert events[0].accepted.cached_prompt_tokens == shared
     assert dict(call.trailing_metadata())["x-tandem-cached-tokens"] == str(shared)
     assert counters.since() == (len(first) + 19, len(first) + len(second), shared)
+    eventually(lambda: any(f"id={salt} " in line and f" cached_tokens={shared} " in line
+                           for line in server.log))
     # And its answer is the one that it gets when everything is computed.
     found = stub.Generate(asked(second, salt, speculative=way))
     computed = stub.Generate(asked(second, salt, no_read=True, speculative=way))
