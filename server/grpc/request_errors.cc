@@ -72,17 +72,18 @@ absl::Status AdministratorsOnly(std::string_view what) {
 }
 
 absl::Status AdminIsOff(std::string_view method) {
-  return WithReason(absl::PermissionDeniedError(
-                        Text("method ", method,
-                             " is for operators; start the server with --admin on to open it")),
-                    {.reason = "AUTH", .metadata = {}, .field = {}});
+  return WithReason(
+      absl::PermissionDeniedError(Text(
+          "method ", method, " is for operators; start the server with --admin on to open it")),
+      {.reason = "AUTH", .metadata = {}, .field = {}});
 }
 
 absl::Status NotIdle(int64_t timeout_ms, int64_t running, int64_t waiting) {
-  return WithReason(absl::DeadlineExceededError(absl::StrCat(
-                        "the engine was not idle within ", timeout_ms, " ms: ", running, " run and ",
-                        waiting, " wait; nothing was freed, try again or without wait_idle")),
-                    {.reason = "DEADLINE", .metadata = {}, .field = {}});
+  return WithReason(
+      absl::DeadlineExceededError(
+          absl::StrCat("the engine was not idle within ", timeout_ms, " ms: ", running, " run and ",
+                       waiting, " wait; nothing was freed, try again or without wait_idle")),
+      {.reason = "DEADLINE", .metadata = {}, .field = {}});
 }
 
 absl::Status ClientCancelled() {
