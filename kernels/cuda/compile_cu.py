@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compiles one .cu file with nvcc for every architecture and holds its kernels to their budget.
 
-ptxas reports registers, stack frame and spills of each kernel on each architecture; budget.txt beside
-the source says how much each may use. A kernel above its budget, without one, or a budget without a
-kernel fails the build, and the object is removed. The report stays in OBJECT.resources.txt.
+ptxas reports registers, stack frame and spills of each kernel on each architecture; budget.txt
+beside the source says how much each may use. A kernel above its budget or without one, and a budget
+without a kernel fail the build, and the object is removed. The numbers stay in
+OBJECT.resources.txt.
 """
 
 import argparse
@@ -12,8 +13,8 @@ import re
 import subprocess
 import sys
 
-# Real code for Ampere, its consumer cards (Ada runs that too), Hopper with wgmma, consumer Blackwell;
-# PTX for whatever comes later.
+# Real code for Ampere, its consumer cards (Ada runs that too), Hopper with wgmma and consumer
+# Blackwell; PTX for whatever comes later.
 ARCHITECTURES = ["80", "86", "90a", "120"]
 PTX = "80"
 

@@ -19,7 +19,8 @@ constinit thread_local BlockRunner* current_runner = nullptr;
 
 std::string Text(Site site) { return absl::StrCat(site.file, ":", site.line); }
 
-bool Same(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool Same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+bool Same(Site a, Site b) { return a.line == b.line && Same(a.file, b.file); }
 
 // SplitMix64.
 uint64_t Mix(uint64_t x) {
@@ -218,7 +219,7 @@ int BlockRunner::BlockBarrier(const char* name, int predicate, Site site) {
     barrier_.name = name;
     barrier_.site = site;
     barrier_.count = 0;
-  } else if (!Same(barrier_.site, site) || std::strcmp(barrier_.name, name) != 0) {
+  } else if (!Same(barrier_.site, site) || !Same(barrier_.name, name)) {
     message = absl::StrCat(Text(site), ": divergent barrier: thread ", self.view.thread_idx.x,
                            " reaches ", name, " while ", barrier_.arrived, " threads wait in ",
                            barrier_.name, " at ", Text(barrier_.site));
@@ -258,7 +259,7 @@ void BlockRunner::Rendezvous(const char* name, uint32_t mask, Site site, void* r
     warp.name = name;
     warp.mask = mask;
     warp.site = site;
-  } else if (warp.mask != mask || !Same(warp.site, site) || std::strcmp(warp.name, name) != 0) {
+  } else if (warp.mask != mask || !Same(warp.site, site) || !Same(warp.name, name)) {
     message = absl::StrCat(Text(site), ": divergent warp: lane ", self.lane, " calls ", name,
                            " with mask 0x", absl::Hex(mask), " while lanes 0x",
                            absl::Hex(warp.arrived), " wait in ", warp.name, " at ", Text(warp.site),

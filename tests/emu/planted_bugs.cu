@@ -1,6 +1,6 @@
 // Kernels with one planted bug each, and the same kernels without it.
 //
-//   planted_bugs NAME (planted|fixed) (forward|reverse|SEED)
+//   planted_bugs NAME (planted|fixed) (forward|reverse|SEED)...
 //
 // Prints the emulator's error, or whether the result is right; a sanitizer may end it before.
 // planted_bugs_test.cc runs it and expects a report that names a line marked "PLANTED NAME".
@@ -82,6 +82,32 @@ __global__ void WeakCopyWait(const float* x, float* y) {
   const float value = buffer[kThreads - 1 - Thread()];  // PLANTED weak-copy-wait
   cp_wait<0>();
   st(y + Index(), value);
+}
+
+// A copy into one of two buffers is issued while others may still read it; it lands later, when all
+// have read.
+template <bool kFixed>
+__global__ void MissingBarrierBeforeCopy(const float* x, float* y) {
+  K_SHARED(float, buffers, 2 * kThreads);
+  const auto fetch = [&](int turn) {
+    float* to = &buffers[turn % 2 * kThreads + Thread()];
+    cp_async_4(to, x + Index(), true);  // PLANTED barrier-before-copy
+    cp_commit();
+  };
+  float sum = 0.0f;
+  fetch(0);
+  for (int turn = 0; turn < kTurns; ++turn) {
+    if (turn + 1 < kTurns) {
+      fetch(turn + 1);
+      cp_wait<1>();
+    } else {
+      cp_wait<0>();
+    }
+    __syncthreads();
+    sum += buffers[turn % 2 * kThreads + kThreads - 1 - Thread()];  // PLANTED barrier-before-copy
+    if (kFixed) __syncthreads();
+  }
+  st(y + Index(), sum / kTurns);
 }
 
 template <bool kFixed>
@@ -207,6 +233,8 @@ constexpr Bug kBugs[] = {
      Opposite},
     {"copy-wait", MissingCopyWait<false>, MissingCopyWait<true>, Opposite},
     {"weak-copy-wait", WeakCopyWait<false>, WeakCopyWait<true>, Opposite},
+    {"barrier-before-copy", MissingBarrierBeforeCopy<false>, MissingBarrierBeforeCopy<true>,
+     Opposite},
     {"static-overrun", StaticOverrun<false>, StaticOverrun<true>, Same},
     {"dynamic-overrun", DynamicOverrun<false>, DynamicOverrun<true>, Same},
     {"divergent-barrier", DivergentBarrier<false>, DivergentBarrier<true>, Opposite},
@@ -247,16 +275,22 @@ int Run(const Bug& bug, bool planted, emu::Schedule schedule) {
 
 int main(int argc, char** argv) {
   using namespace tandem::kernels;
-  if (argc != 4) return 2;
-  const std::string name = argv[1], order = argv[3];
-  emu::Schedule schedule;
-  if (order == "reverse") {
-    schedule.order = emu::Order::kReverse;
-  } else if (order != "forward") {
-    schedule = {emu::Order::kSeeded, std::strtoull(order.c_str(), nullptr, 10)};
-  }
+  if (argc < 4) return 2;
+  const std::string name = argv[1];
+  const bool planted = std::string(argv[2]) == "planted";
   for (const K_WORLD::Bug& bug : K_WORLD::kBugs) {
-    if (name == bug.name) return K_WORLD::Run(bug, std::string(argv[2]) == "planted", schedule);
+    if (name != bug.name) continue;
+    for (int i = 3; i < argc; ++i) {
+      const std::string order = argv[i];
+      emu::Schedule schedule;
+      if (order == "reverse") {
+        schedule.order = emu::Order::kReverse;
+      } else if (order != "forward") {
+        schedule = {emu::Order::kSeeded, std::strtoull(order.c_str(), nullptr, 10)};
+      }
+      if (const int code = K_WORLD::Run(bug, planted, schedule); code != 0) return code;
+    }
+    return 0;
   }
   return 2;
 }

@@ -108,17 +108,17 @@ TEST_P(PlantedBugTest, IsFoundInEverySchedule) {
 }
 
 TEST_P(PlantedBugTest, IsNotSeenWhereItIsFixed) {
-  for (const char* schedule : kSchedules) {
-    EXPECT_EQ(RunPlanted(GetParam().name + " fixed " + schedule), "right result\n");
-  }
+  EXPECT_EQ(RunPlanted(GetParam().name + " fixed forward reverse 7"),
+            "right result\nright result\nright result\n");
 }
 
-// A program that has run out of shared memory's end in a plain build may do anything: not asked.
+// What a write past the end does without AddressSanitizer is not asked.
 INSTANTIATE_TEST_SUITE_P(
     Bugs, PlantedBugTest,
     testing::Values(Bug{"barrier-after-write", kWrong | kRace},
                     Bug{"barrier-before-reuse", kWrong | kRace}, Bug{"copy-wait", kError},
-                    Bug{"weak-copy-wait", kWrong | kRace}, Bug{"static-overrun", kMemory},
+                    Bug{"weak-copy-wait", kWrong | kRace},
+                    Bug{"barrier-before-copy", kWrong | kRace}, Bug{"static-overrun", kMemory},
                     Bug{"dynamic-overrun", kMemory}, Bug{"divergent-barrier", kError},
                     Bug{"abandoned-barrier", kError}, Bug{"divergent-shuffle", kError},
                     Bug{"wrong-mask", kError}, Bug{"copies-in-flight", kError},
