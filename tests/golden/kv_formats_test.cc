@@ -3,8 +3,9 @@
 // T15 and T18 of turboquant 6.2, and its known failures (4.6).
 //
 // The two ways share no rotation, packing or scale in attention, so that a mistake in one of these
-// shows. They differ in the order of f32 additions; that can turn a value at the border of two
-// codes the other way, which is a step of the format in one of some hundred coordinates of one row.
+// shows. They differ in the order of f32 additions, and where V has a scale by the rounding of its
+// weights to 16 bits. Either can turn a value at the border of two codes the other way, in a row or
+// in a query, which is a step of the format in one of some hundred coordinates.
 
 #include <gtest/gtest.h>
 
@@ -34,7 +35,7 @@ using Param = std::tuple<const char*, CpuIsa, const char*>;
 
 // Of what the format changes at all, so much may be such steps: random checkpoints make much of
 // little.
-constexpr double kShare = 0.25;
+constexpr double kShare = 0.5;
 
 std::array<kvcache::BlockStore*, engine::kNumKvGroups> Stores(const EngineRig& rig) {
   return {rig.stores[kSliding].get(), rig.stores[kFull].get()};
@@ -180,9 +181,9 @@ Seated Seat(AssistantRig& r, int length) {
   return seated;
 }
 
-// Of logits of a drafter whose queries round alike, and of one with a coordinate that does not.
-constexpr double kDraftTolerance = 1e-3;
-constexpr double kDraftStep = 0.2;
+// Of a drafter's logits, which are up to 30: most, and the worst.
+constexpr double kDraftTolerance = 0.05;
+constexpr double kDraftStep = 0.5;
 
 TEST_P(KvFormatsTest, DraftsEqualThoseFromADequantisedCopyThatIsNotRotated) {
   AssistantRig r(variant(), config());
@@ -193,6 +194,7 @@ TEST_P(KvFormatsTest, DraftsEqualThoseFromADequantisedCopyThatIsNotRotated) {
     const Seated seated = Seat(r, length);
     CopyDequantised(r.rig, copy.rig, seated.sequence);
     const Deviation deviation = Deviate(DraftLogits(r, seated), DraftLogits(copy, seated));
+    RecordProperty("median_" + std::to_string(length), std::to_string(deviation.median));
     RecordProperty("worst_" + std::to_string(length), std::to_string(deviation.worst));
     EXPECT_LE(deviation.median, kDraftTolerance) << length << " rows";
     EXPECT_LE(deviation.worst, kDraftStep) << length << " rows";
@@ -252,7 +254,7 @@ const Mistake kMistakes[] = {
     {"QueryNotRotated", "q8/bf16", LeaveTheQueryUnrotated, nullptr},
     {"OutputNotRotatedBack", "bf16/turbo4", nullptr, LeaveTheOutputRotated},
     {"NeitherOfThem", "turbo4", LeaveTheQueryUnrotated, LeaveTheOutputRotated},
-    {"ScalesOfTheNextRow", "turbo4",
+    {"ScalesOfTheNextRow", "q8",
      [](kernels::AttentionArgs& args, std::vector<float>&) { args.kv.k_scale_offset += 2; },
      nullptr},
     {"ScalesOfTheOtherSide", "q8",
@@ -305,7 +307,9 @@ TEST_P(KvMistakeTest, ShowsInTargetAndDrafter) {
   EXPECT_GT(target.median, 2 * (kShare * Deviate(want, exact).median + kLogitTolerance));
   r.Create();
   const Deviation drafter = Deviate(DraftLogits(r, seated), want_drafts);
-  EXPECT_GT(drafter.median, 3 * kDraftTolerance);
+  EXPECT_GT(drafter.median, 10 * kDraftTolerance);
+  RecordProperty("target", std::to_string(target.median));
+  RecordProperty("drafter", std::to_string(drafter.median));
 }
 
 INSTANTIATE_TEST_SUITE_P(Mistakes, KvMistakeTest, ::testing::ValuesIn(kMistakes),
