@@ -30,7 +30,8 @@ std::vector<float> StoredRow(const kernels::KvView& view, int head_dim, int32_t 
 std::vector<float> RoundedQuery(std::span<const float> q, kernels::KvFormat k_format);
 
 // Operations over f32 blocks that compute what `inner` computes over blocks in other formats: a row
-// is encoded and decoded again on its way into its block, and queries are rounded.
+// is encoded and decoded again on its way into its block, and queries are rounded. The weights of V
+// rows are not.
 //   formats  by the view's base, which tells layers apart
 // One such table at a time, since operations carry no context of their own.
 kernels::Ops Simulated(const kernels::Ops& inner,
