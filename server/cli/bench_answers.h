@@ -31,8 +31,9 @@ struct AnswerPrompts {
   bool natural = false;  // answers end where the model ends them
 };
 
-// Prompts of a file without turns of their own become a user's message where the model was trained
-// to chat. --prompts, else the heldout.jsonl in the model's directory, else, for dummy weights, random ids.
+// --prompts, else the heldout.jsonl in the model's directory, else, for dummy weights, random ids.
+// Prompts of a file that have no turns of their own become a user's message where the model was
+// trained to chat.
 //   errors  kNotFound, kInvalidArgument with the file and the line; kInvalidArgument when a model
 //           comes without prompts
 absl::StatusOr<AnswerPrompts> FindPrompts(const std::string& file, const ModelSource& source);

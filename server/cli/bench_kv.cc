@@ -18,7 +18,6 @@
 namespace tandem::server {
 namespace {
 
-constexpr const char* kDefaultShape = "e4b";
 constexpr uint64_t kAssumedCacheBytes = 32 << 20;  // where the system does not say
 
 struct NamedShape {
@@ -27,15 +26,15 @@ struct NamedShape {
 };
 
 absl::StatusOr<NamedShape> FindShape(const Settings& settings) {
-  if (!settings.model.empty()) {
-    const absl::StatusOr<ModelSource> source = FindTarget(settings);
+  const BenchKvArguments& arguments = settings.bench_kv;
+  if (!arguments.model.empty()) {
+    const absl::StatusOr<ModelSource> source = FindTarget({.model = arguments.model});
     if (!source.ok()) return source.status();
     return NamedShape{source->name, source->config};
   }
-  const std::string name = settings.model_shape.empty() ? kDefaultShape : settings.model_shape;
-  absl::StatusOr<engine::ModelConfig> config = engine::PublishedShape(name);
+  absl::StatusOr<engine::ModelConfig> config = engine::PublishedShape(arguments.model_shape);
   if (!config.ok()) return config.status();
-  return NamedShape{name, *std::move(config)};
+  return NamedShape{arguments.model_shape, *std::move(config)};
 }
 
 }  // namespace

@@ -70,6 +70,8 @@ struct BenchAcceptArguments {
 
 // Arguments of `tandem bench kv`.
 struct BenchKvArguments {
+  std::string model;  // whose layers to take; empty: those of the shape
+  std::string model_shape = "e4b";
   std::string formats = "f32,bf16,f16,q8,turbo4,turbo3,turbo2";
   std::vector<int> context = {512, 2048, 8192, 32768};
   int sequences = 0;  // 0: as many as exceed the last-level cache

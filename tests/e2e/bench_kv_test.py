@@ -61,8 +61,8 @@ def test_bytes_and_times_of_a_published_shape():
     assert (full["num_layers"], sliding["num_layers"]) == (3, 12)
     # K and V of one head in 8 and 4 bits with a scale each; a block of 32 tokens is padded to 256
     # bytes.
-    for group, bytes_per_token in ((full, 3 * (512 + 2 + 256 + 2)), (sliding, 12 * (256 + 2 + 128 + 2))):
-        assert 0 <= group["formats"][0]["bytes_per_token"] - bytes_per_token < 8
+    for group, row_bytes in ((full, 3 * (512 + 2 + 256 + 2)), (sliding, 12 * (256 + 2 + 128 + 2))):
+        assert 0 <= group["formats"][0]["bytes_per_token"] - row_bytes < 8
     assert [test["visible"] for test in told["attention"]] == [64, 64]
     for test in told["attention"]:
         assert test["sequences"] == 2
@@ -78,7 +78,7 @@ def test_what_can_not_be_measured_is_refused(tmp_path):
             (["kv-quality", "--model", DEMO, "-f", "compact"], FAILED, "compact"),
             (["kv-quality", "--model", DEMO, "--prompts", "/none"], FAILED, "/none"),
             (["kv-quality", "--model", GOLDEN / "26b-like" / "target"], FAILED, "--prompts random"),
-            (["kv-quality", "--model", DEMO, "-f", "q8", "-r", "3", "--plot", tmp_path / "no" / "x.svg"],
+            (["kv-quality", "--model", DEMO, "-f", "q8", "-r", "3", "--plot", tmp_path / "no" / "x"],
              FAILED, "--plot")):
         result = bench(*words)
         assert result.returncode == status, words

@@ -54,7 +54,7 @@ TEST(BenchKvOptionsTest, AllOfThemArrive) {
   EXPECT_EQ(kv.sequences, 3);
   EXPECT_EQ(kv.repetitions, 7);
   EXPECT_EQ(kv.output, "json");
-  EXPECT_EQ(invocation->settings.model_shape, "12b");
+  EXPECT_EQ(kv.model_shape, "12b");
   EXPECT_EQ(invocation->settings.block_tokens, 16);
 }
 
@@ -73,6 +73,7 @@ TEST(BenchKvOptionsTest, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_THAT(Error({"kv", "--model", "m", "--model-shape", "e2b"}),
               AllOf(HasSubstr("--model-shape"), HasSubstr("contradict")));
   EXPECT_THAT(Error({"kv", "--kv-type", "q8"}), HasSubstr("--kv-type"));
+  EXPECT_THAT(Error({"kv", "--model-shape", "e5b"}), HasSubstr("e2b, e4b"));
 }
 
 TEST(BenchKvQualityOptionsTest, AllOfThemArrive) {
