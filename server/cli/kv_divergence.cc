@@ -61,12 +61,6 @@ void Divergences::Add(const Divergence& one) {
   max_abs = std::max(max_abs, one.max_abs);
 }
 
-void Divergences::Add(const Divergences& others) {
-  kl.insert(kl.end(), others.kl.begin(), others.kl.end());
-  same_top += others.same_top;
-  max_abs = std::max(max_abs, others.max_abs);
-}
-
 DivergenceFigures FiguresOf(const Divergences& divergences) {
   DivergenceFigures figures = {.positions = static_cast<int64_t>(divergences.kl.size()),
                                .same_top = divergences.same_top,

@@ -28,7 +28,6 @@ struct Divergences {
   double max_abs = 0.0;
 
   void Add(const Divergence& one);
-  void Add(const Divergences& others);
 };
 
 struct DivergenceFigures {

@@ -22,6 +22,7 @@ using engine::kSliding;
 // Logits of so many rows are held twice: 256 MiB of the largest vocabulary.
 constexpr int kStepRows = 128;
 constexpr int kFirstRange = 32;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 absl::Status InFormat(const KvChoice& choice, const absl::Status& status) {
   return absl::Status(status.code(),
@@ -130,6 +131,13 @@ absl::Status NotFinite(const char* what, size_t text, const KvChoice& choice) {
                       text + 1, choice.name, what));
 }
 
+// What the model never says does not count.
+void Suppress(std::span<float> logits, const engine::ModelConfig& config) {
+  for (size_t row = 0; row < logits.size(); row += config.vocab) {
+    for (const int32_t id : config.generation.suppressed_ids) logits[row + id] = -kInfinity;
+  }
+}
+
 size_t IndexOf(const std::vector<std::string>& tasks, const std::string& task) {
   return std::find(tasks.begin(), tasks.end(), task) - tasks.begin();
 }
@@ -199,15 +207,10 @@ absl::StatusOr<QualityResult> CompareFormats(const engine::Model& model, const k
       if (!finite.ok()) return finite.status();
       if (!*finite) return NotFinite("K or V", i, plan.reference);
       const std::span<float> logits = (*reference)->logits();
-      for (size_t row = 0; row < logits.size(); row += vocab) {
-        const auto is_number = [](float x) { return x < std::numeric_limits<float>::infinity(); };
-        if (!std::all_of(logits.begin() + row, logits.begin() + row + vocab, is_number)) {
-          return NotFinite("logits", i, plan.reference);
-        }
-        for (const int32_t id : model.config.generation.suppressed_ids) {
-          logits[row + id] = -std::numeric_limits<float>::infinity();
-        }
+      if (!std::all_of(logits.begin(), logits.end(), [](float x) { return x < kInfinity; })) {
+        return NotFinite("logits", i, plan.reference);
       }
+      Suppress(logits, model.config);
       for (size_t f = 0; f < runners.size(); ++f) {
         FormatQuality& quality = result.formats[f];
         const absl::StatusOr<bool> other_finite = runners[f]->Run(text, begin, end);
