@@ -182,13 +182,17 @@ absl::StatusOr<std::vector<KvChoice>> ParseKvChoices(std::string_view list) {
   return choices;
 }
 
-absl::Status CheckBenchKv(const std::map<std::string, std::string>& given) {
-  const auto model = given.find("model");
+absl::Status CheckBenchKv(const BenchKvArguments& arguments,
+                          const std::map<std::string, std::string>& given) {
+  // The environment may hold a shape or a model too: those are settings, of other commands.
   const auto shape = given.find("model-shape");
-  if (model == given.end() || shape == given.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s and %s contradict each other: both say which shape to measure; drop one",
-                      model->second, shape->second));
+  const bool both =
+      !arguments.model.empty() && shape != given.end() && shape->second == "--model-shape";
+  if (!both) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--model %s and --model-shape %s contradict each other: both say whose layers to take; drop "
+      "one",
+      arguments.model, arguments.model_shape));
 }
 
 }  // namespace tandem::server

@@ -35,8 +35,9 @@ absl::StatusOr<KvChoice> ParseKvChoice(std::string_view text);
 //   errors  also kInvalidArgument for one that is there twice
 absl::StatusOr<std::vector<KvChoice>> ParseKvChoices(std::string_view list);
 
-//   given   name of each option that was given -> what it was written as: "--model"
+//   given   name of each option that was given -> what it was written as: "--model-shape"
 //   errors  kInvalidArgument naming the flags that contradict each other
-absl::Status CheckBenchKv(const std::map<std::string, std::string>& given);
+absl::Status CheckBenchKv(const BenchKvArguments& arguments,
+                          const std::map<std::string, std::string>& given);
 
 }  // namespace tandem::server

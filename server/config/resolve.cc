@@ -184,7 +184,8 @@ absl::StatusOr<Invocation> Resolve(std::span<const std::string> words,
     if (absl::Status s = CheckBenchModel(invocation.settings, invocation.given); !s.ok()) return s;
   }
   if (invocation.verb == Verb::kBenchKv) {
-    if (absl::Status s = CheckBenchKv(invocation.given); !s.ok()) return s;
+    if (absl::Status s = CheckBenchKv(invocation.settings.bench_kv, invocation.given); !s.ok())
+      return s;
   }
   if (invocation.verb == Verb::kBenchServe) {
     if (absl::Status s = CheckBenchServe(invocation.settings.bench_serve, invocation.given);

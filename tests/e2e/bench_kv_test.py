@@ -78,7 +78,7 @@ def test_what_can_not_be_measured_is_refused(tmp_path):
             (["kv-quality", "--model", DEMO, "-f", "compact"], FAILED, "compact"),
             (["kv-quality", "--model", DEMO, "--prompts", "/none"], FAILED, "/none"),
             (["kv-quality", "--model", GOLDEN / "26b-like" / "target"], FAILED, "--prompts random"),
-            (["kv-quality", "--model", DEMO, "-f", "q8", "-r", "3", "--plot", tmp_path / "no" / "x"],
+            (["kv-quality", "--model", DEMO, "-f", "q8", "-r", 3, "--plot", tmp_path / "no" / "x"],
              FAILED, "--plot")):
         result = bench(*words)
         assert result.returncode == status, words

@@ -76,6 +76,15 @@ TEST(BenchKvOptionsTest, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_THAT(Error({"kv", "--model-shape", "e5b"}), HasSubstr("e2b, e4b"));
 }
 
+TEST(BenchKvOptionsTest, AModelInTheEnvironmentIsNotMeant) {
+  const std::vector<std::string> words = {"bench", "kv", "--model-shape", "e2b"};
+  const auto invocation = Resolve(words, {{"TANDEM_MODEL", "m"}},
+                                  [](const std::string&) { return absl::NotFoundError("none"); });
+  ASSERT_TRUE(invocation.ok()) << invocation.status();
+  EXPECT_EQ(invocation->settings.bench_kv.model, "");
+  EXPECT_EQ(invocation->settings.bench_kv.model_shape, "e2b");
+}
+
 TEST(BenchKvQualityOptionsTest, AllOfThemArrive) {
   const auto invocation =
       ResolveBench({"kv-quality", "-f", "balanced,turbo3", "--reference", "f32", "-p", "file", "-r",
