@@ -18,15 +18,14 @@
 // Raw bytes: T may have initialisers, which a __shared__ variable can not.
 #define K_SHARED(T, name, n)                                            \
   __shared__ __align__(16) unsigned char name##_bytes[sizeof(T) * (n)]; \
-  T(&name)[n] = *reinterpret_cast<T(*)[n]>(name##_bytes)
+  auto& name = *reinterpret_cast<T(*)[n]>(name##_bytes)
 #define K_DYN_SMEM(T, name)                                             \
   extern __shared__ __align__(128) unsigned char tandem_dynamic_smem[]; \
   T* const name = reinterpret_cast<T*>(tandem_dynamic_smem)
 #else
 #define K_SHARED(T, name, n)            \
   static constexpr char name##_key = 0; \
-  T(&name)                              \
-  [n] = *static_cast<T(*)[n]>(          \
+  auto& name = *static_cast<T(*)[n]>(   \
       ::tandem::kernels::emu::StaticShared(&name##_key, sizeof(T) * (n), 16))
 #define K_DYN_SMEM(T, name) T* const name = static_cast<T*>(::tandem::kernels::emu::DynamicShared())
 #endif

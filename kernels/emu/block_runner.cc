@@ -78,7 +78,6 @@ void BlockRunner::Prepare(const LaunchShape& shape, const Schedule& schedule,
                    .warp = static_cast<int>(i / kWarpLanes),
                    .lane = static_cast<int>(i % kWarpLanes)};
     threads_[i].view.thread_idx.x = i;
-    seat->thread = &threads_[i];
   }
   for (int w = 0; w < warps; ++w) {
     warps_[w].ready = warps_[w].live = ~0u;

@@ -87,11 +87,9 @@ class BlockRunner {
   [[noreturn]] void Fail(std::string message);
 
  private:
-  struct Thread;
   // One fiber and what it alone allocates.
   struct Seat {
     BlockRunner* runner = nullptr;
-    Thread* thread = nullptr;
     std::deque<Copy> copies;         // oldest first
     std::deque<size_t> group_sizes;  // of committed groups, oldest first; empty groups count
     std::unique_ptr<Fiber> fiber;
