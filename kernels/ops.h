@@ -174,7 +174,8 @@ struct AttentionSegment {
 // anything, NaN included.
 // q and out are in the model's own space: what rotation a format needs is done inside. A K format
 // with codes is met by q rounded to 8 bits per value, one scale per row and head (turboquant 3.2,
-// int8 path); the same rounding at every level.
+// int8 path); the same rounding at every level. A V format with codes may be met by softmax weights
+// rounded to 16 bits of the row's largest among 128 positions.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows, q_stride]
   int64_t q_stride = 0;

@@ -156,10 +156,11 @@ absl::Status QueueTimeoutStatus(int64_t waited_us) {
 }
 
 absl::Status KvExhaustedStatus(int preemptions) {
+  const std::string preempted =
+      preemptions == 0 ? ""
+                       : absl::StrCat(" and the request was preempted ", preemptions, " times");
   return Make(absl::StatusCode::kResourceExhausted,
-              absl::StrCat("the KV cache ran out and the request was preempted ", preemptions,
-                           " times; retry later"),
-              "KV_EXHAUSTED");
+              absl::StrCat("the KV cache ran out", preempted, "; retry later"), "KV_EXHAUSTED");
 }
 
 absl::Status NumericFailureStatus(int64_t step, int position) {

@@ -115,7 +115,8 @@ class Roster {
                                             const Sequence& sequence) const;
   void ReleaseCopySource(const CopySource& source);
   void TakeReuse(Sequence& sequence, const Reuse& reuse);
-  void GrowTables(Sequence& sequence, int tokens);
+  // False: there were too few free blocks; it may have grown in one group.
+  bool GrowTables(Sequence& sequence, int tokens);
   // Commit for one seat, in this order: tokens, rows, what became of guesses.
   int CommitSeat(const SeatRows& seat, SegmentResult result, int64_t step, int64_t now_us);
   void CommitRows(Sequence& sequence, int rows, bool publish);

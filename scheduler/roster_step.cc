@@ -1,6 +1,5 @@
 // Roster's part in a step: who could take part, what a plan and its result change.
 #include <algorithm>
-#include <cassert>
 #include <iterator>
 #include <optional>
 #include <span>
@@ -144,13 +143,12 @@ void Roster::TakeReuse(Sequence& sequence, const Reuse& reuse) {
   if (state.started) totals_.prefix_hit_tokens_total += cached;
 }
 
-void Roster::GrowTables(Sequence& sequence, int tokens) {
+bool Roster::GrowTables(Sequence& sequence, int tokens) {
   for (int g = 0; g < engine::kNumKvGroups; ++g) {
     if (limits_.num_blocks[g] == 0) continue;
-    [[maybe_unused]] const bool grown =
-        kvcache::Grow(sequence.tables[g], pools_[g], limits_.block_tokens, tokens);
-    assert(grown);  // the plan counted the free blocks
+    if (!kvcache::Grow(sequence.tables[g], pools_[g], limits_.block_tokens, tokens)) return false;
   }
+  return true;
 }
 
 std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, int64_t now_us) {
@@ -171,7 +169,11 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
     for (const SeqRows& rows : *rows_of) {
       Sequence& sequence = *lineup.sequences[rows.seq];
       if (sequence.phase != SeatPhase::kSeated) continue;
-      GrowTables(sequence, sequence.kv_tokens + rows.rows);
+      // The plan counted the free blocks. Should it have been wrong, this request pays for it.
+      if (!GrowTables(sequence, sequence.kv_tokens + rows.rows)) {
+        FinishRequest(*sequence.request, KvExhaustedStatus(sequence.preemptions), now_us);
+        continue;
+      }
       sequence.has_run = true;
       if (!sequence.request->started) Start(*sequence.request, now_us);
       if (sequence.draft_reason == DraftReason::kPays && rows.reason == DraftReason::kAcceptance) {
@@ -187,6 +189,9 @@ std::vector<SeatRows> Roster::Apply(const Lineup& lineup, const StepPlan& plan, 
     }
   }
   for (const CopySource& source : sources) ReleaseCopySource(source);
+  // Choices of a request that failed behind them: their blocks are somebody else's by now.
+  std::erase_if(seats,
+                [](const SeatRows& seat) { return seat.sequence->phase != SeatPhase::kSeated; });
   for (const RequestId id : std::exchange(impatient_, {})) {
     RequestState* state = Find(id);
     if (state != nullptr && !state->started) {
