@@ -162,6 +162,29 @@ TEST_P(EncodeKvRowsTest, EveryScheduleStoresTheReferencesBytes) {
   }
 }
 
+TEST_P(EncodeKvRowsTest, CoordinatesAtAThresholdAndMinusZeroFallOnTheReferencesSide) {
+  const int dim = GetParam();
+  for (const KvFormat format : kTurboFormats) {
+    SCOPED_TRACE(NameOf(format));
+    const KvCodebook& book = CodebookOf(format);
+    std::vector<std::vector<float>> rows = {RowWithMinusZero(dim)};
+    for (int k = 0; k + 1 < book.num_magnitudes; ++k) {
+      for (int seed = 0; seed < 20; ++seed) {
+        const std::vector<float> background = RandomFloats(dim, seed);
+        for (int step = -8; step <= 8; ++step) {
+          // Given a coordinate within a few roundings of the threshold.
+          const double u = book.thresholds[k] * (1.0 + std::ldexp(step, -24));
+          rows.push_back(RowWithCoordinate(background, seed * 12, u, book));
+        }
+      }
+    }
+    RowsCase test(dim, format, rows, /*store_v=*/false);
+    emu::Stream stream({emu::Order::kForward}, /*os_threads=*/2);
+    test.Run(&stream);
+    test.ExpectReference();
+  }
+}
+
 TEST_P(EncodeKvRowsTest, NaNOrInfinityAnywhereMakesARowOfZerosAndIsTold) {
   const int dim = GetParam();
   const std::vector<float> finite = RandomFloats(dim, 3);

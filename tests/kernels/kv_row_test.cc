@@ -105,23 +105,6 @@ TEST(KvRowDecodeTest, CodesAndErrorsEqualThePublishedVectors) {
   }
 }
 
-const KvCodebook& CodebookOf(KvFormat format) {
-  return format == KvFormat::kTurbo4   ? kTurbo4Codebook
-         : format == KvFormat::kTurbo3 ? kTurbo3Codebook
-                                       : kTurbo2Codebook;
-}
-
-// `background` with its rotated coordinate i replaced: `u` in units of norm / gain.
-std::vector<float> RowWithCoordinate(const std::vector<float>& background, int i, double u,
-                                     const KvCodebook& book) {
-  const double dim = static_cast<double>(background.size()), level = u / double{book.gain};
-  const double rest = Dot(background, background) - double{background[i]} * background[i];
-  std::vector<float> x = background;
-  x[i] = static_cast<float>(level * std::sqrt(rest / (dim - level * level)));
-  UnrotateReference(x.data(), static_cast<int>(x.size()), x.data());
-  return x;
-}
-
 TEST_P(KvRowTest, EveryLevelOfEveryDimensionIsPackedAndUnpacked) {
   for (const KvFormat format : kTurboFormats) {
     const KvCodebook& book = CodebookOf(format);
@@ -171,15 +154,7 @@ TEST_P(KvRowTest, CoordinatesAtAThresholdFallOnTheReferencesSide) {
 TEST_P(KvRowTest, ARotatedCoordinateOfMinusZeroIsPositive) {
   for (const KvFormat format : kTurboFormats) {
     for (const int dim : kScaledDims) {
-      // Given -0 throughout the first half once signs are flipped, so that its sum is -0, and a
-      // second half whose sum is 0: their difference is -0.
-      std::vector<float> x(dim);
-      const auto sign = [](int i) {
-        return (kKvSignWords[i / 64] >> (i % 64) & 1) != 0 ? -1.0f : 1.0f;
-      };
-      for (int i = 0; i < dim / 2; ++i) x[i] = -0.0f * sign(i);
-      x[dim - 2] = sign(dim - 2);
-      x[dim - 1] = -sign(dim - 1);
+      const std::vector<float> x = RowWithMinusZero(dim);
       std::vector<float> y(dim);
       RotateReference(x.data(), dim, y.data());
       ASSERT_TRUE(y[dim / 2] == 0.0f && std::signbit(y[dim / 2]));

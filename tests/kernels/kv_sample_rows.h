@@ -1,4 +1,5 @@
-// Rows that encoders are tested with: those with published bytes, and random ones of many kinds.
+// Rows that encoders are tested with: those with published bytes, those at a decision's edge, and
+// random ones of many kinds.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +9,10 @@
 #include <random>
 #include <span>
 #include <vector>
+
+#include "kernels/kv_row.h"
+#include "kernels/reference/kv_row_ref.h"
+#include "tests/kernels/kv_rows.h"
 
 namespace tandem::kernels {
 
@@ -31,6 +36,37 @@ inline std::vector<float> GoldenRow(int dim) {
 inline std::vector<float> UnitVector(int dim, int i) {
   std::vector<float> x(dim);
   x[i] = 1.0f;
+  return x;
+}
+
+inline const KvCodebook& CodebookOf(KvFormat format) {
+  return format == KvFormat::kTurbo4   ? kTurbo4Codebook
+         : format == KvFormat::kTurbo3 ? kTurbo3Codebook
+                                       : kTurbo2Codebook;
+}
+
+// `background` with its rotated coordinate i replaced: `u` in units of norm / gain.
+inline std::vector<float> RowWithCoordinate(const std::vector<float>& background, int i, double u,
+                                            const KvCodebook& book) {
+  const double dim = static_cast<double>(background.size()), level = u / double{book.gain};
+  const double rest = Dot(background, background) - double{background[i]} * background[i];
+  std::vector<float> x = background;
+  x[i] = static_cast<float>(level * std::sqrt(rest / (dim - level * level)));
+  UnrotateReference(x.data(), static_cast<int>(x.size()), x.data());
+  return x;
+}
+
+// Its rotated coordinate dim/2 is -0.
+inline std::vector<float> RowWithMinusZero(int dim) {
+  // -0 throughout the first half once signs are flipped, so that its sum is -0, and a second half
+  // whose sum is 0: their difference is -0.
+  std::vector<float> x(dim);
+  const auto sign = [](int i) {
+    return (kKvSignWords[i / 64] >> (i % 64) & 1) != 0 ? -1.0f : 1.0f;
+  };
+  for (int i = 0; i < dim / 2; ++i) x[i] = -0.0f * sign(i);
+  x[dim - 2] = sign(dim - 2);
+  x[dim - 1] = -sign(dim - 1);
   return x;
 }
 
