@@ -6,10 +6,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <random>
 #include <span>
 
 #include "tests/kernels/kv_rows.h"
+#include "tests/kernels/kv_sample_rows.h"
 
 namespace tandem::kernels {
 namespace {
@@ -18,28 +18,6 @@ using testing::ElementsAreArray;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-// CRC-32, reflected polynomial 0xEDB88320.
-uint32_t Crc32(std::span<const std::byte> bytes) {
-  uint32_t crc = 0xffffffffu;
-  for (const std::byte byte : bytes) {
-    crc ^= static_cast<uint32_t>(byte);
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0xedb88320u : 0u);
-  }
-  return ~crc;
-}
-
-std::vector<float> GoldenRow(int dim) {
-  std::vector<float> x(dim);
-  for (int i = 0; i < dim; ++i) x[i] = static_cast<float>((37 * i) % 101 - 50) / 16.0f;
-  return x;
-}
-
-std::vector<float> UnitVector(int dim, int i) {
-  std::vector<float> x(dim);
-  x[i] = 1.0f;
-  return x;
-}
 
 class KvRowTest : public testing::TestWithParam<CpuIsa> {
  protected:
@@ -127,23 +105,6 @@ TEST(KvRowDecodeTest, CodesAndErrorsEqualThePublishedVectors) {
   }
 }
 
-const KvCodebook& CodebookOf(KvFormat format) {
-  return format == KvFormat::kTurbo4   ? kTurbo4Codebook
-         : format == KvFormat::kTurbo3 ? kTurbo3Codebook
-                                       : kTurbo2Codebook;
-}
-
-// `background` with its rotated coordinate i replaced: `u` in units of norm / gain.
-std::vector<float> RowWithCoordinate(const std::vector<float>& background, int i, double u,
-                                     const KvCodebook& book) {
-  const double dim = static_cast<double>(background.size()), level = u / double{book.gain};
-  const double rest = Dot(background, background) - double{background[i]} * background[i];
-  std::vector<float> x = background;
-  x[i] = static_cast<float>(level * std::sqrt(rest / (dim - level * level)));
-  UnrotateReference(x.data(), static_cast<int>(x.size()), x.data());
-  return x;
-}
-
 TEST_P(KvRowTest, EveryLevelOfEveryDimensionIsPackedAndUnpacked) {
   for (const KvFormat format : kTurboFormats) {
     const KvCodebook& book = CodebookOf(format);
@@ -193,15 +154,7 @@ TEST_P(KvRowTest, CoordinatesAtAThresholdFallOnTheReferencesSide) {
 TEST_P(KvRowTest, ARotatedCoordinateOfMinusZeroIsPositive) {
   for (const KvFormat format : kTurboFormats) {
     for (const int dim : kScaledDims) {
-      // Given -0 throughout the first half once signs are flipped, so that its sum is -0, and a
-      // second half whose sum is 0: their difference is -0.
-      std::vector<float> x(dim);
-      const auto sign = [](int i) {
-        return (kKvSignWords[i / 64] >> (i % 64) & 1) != 0 ? -1.0f : 1.0f;
-      };
-      for (int i = 0; i < dim / 2; ++i) x[i] = -0.0f * sign(i);
-      x[dim - 2] = sign(dim - 2);
-      x[dim - 1] = -sign(dim - 1);
+      const std::vector<float> x = RowWithMinusZero(dim);
       std::vector<float> y(dim);
       RotateReference(x.data(), dim, y.data());
       ASSERT_TRUE(y[dim / 2] == 0.0f && std::signbit(y[dim / 2]));
@@ -233,50 +186,6 @@ TEST_P(KvRowTest, EveryByteOfEveryDimensionIsStoredInQ8) {
     }
   }
 }
-
-// Rows of many kinds, the same for equal seeds.
-class RowSource {
- public:
-  explicit RowSource(uint32_t seed) : random_(seed) {}
-
-  std::vector<float> Next(int dim) {
-    std::vector<float> x(dim);
-    const int kind = static_cast<int>(random_() % 8);
-    for (float& value : x) value = normal_(random_);
-    const auto scale = [&](float by) {
-      for (float& value : x) value *= by;
-    };
-    switch (kind) {
-      case 0:
-      case 1:
-        break;
-      case 2:  // heavy tails
-        for (float& value : x) value /= std::fabs(normal_(random_)) + 1e-4f;
-        break;
-      case 3:  // outliers
-        for (int i = 0; i < 4; ++i) x[random_() % dim] *= 1000.0f;
-        break;
-      case 4:  // subnormal, and to where a row becomes zero
-        scale(std::ldexp(1.0f, -40 - static_cast<int>(random_() % 108)));
-        break;
-      case 5:  // huge, up to where S overflows and beyond
-        scale(std::ldexp(1.0f, static_cast<int>(random_() % 126)));
-        break;
-      case 6:  // small whole numbers: many equal coordinates, zeros among them
-        for (float& value : x) value = std::round(value);
-        break;
-      case 7:  // one coordinate, sometimes none: every rotated one has the same magnitude
-        std::fill(x.begin(), x.end(), 0.0f);
-        x[random_() % dim] = std::round(normal_(random_));
-        break;
-    }
-    return x;
-  }
-
- private:
-  std::mt19937 random_;
-  std::normal_distribution<float> normal_;
-};
 
 TEST(KvRowLevelsTest, EveryLevelStoresTheReferencesBytes) {
   constexpr int kRows = 5000;  // of each format and size

@@ -1,0 +1,408 @@
+// What the CUDA kernel makes of q, k and v, under emulation: values against the reference, bytes
+// against the same f32 operations in plain loops.
+#include "kernels/cuda/qkv_post.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/reference/kv_row_ref.h"
+#include "kernels/reference/qkv_post_ref.h"
+#include "tests/emu/kv_pools.h"
+#include "tests/emu/schedules.h"
+#include "tests/kernels/kv_rows.h"
+#include "tests/kernels/paged_kv.h"
+#include "tests/kernels/test_backend.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr float kEps = 1e-6f;
+
+std::vector<Bf16> Rounded(const std::vector<float>& x) {
+  std::vector<Bf16> y;
+  for (const float v : x) y.push_back(ToBf16(v));
+  return y;
+}
+
+std::vector<float> Widened(const std::vector<Bf16>& x) {
+  std::vector<float> y;
+  for (const Bf16 v : x) y.push_back(ToFloat(v));
+  return y;
+}
+
+// Rows of a projection, their rotation and where they go. num_kv_heads 0 stands for a layer that
+// shares the KV of another one with the same formats.
+struct QkvCase {
+  QkvCase(const KvShape& shape, int rows, int num_q_heads, int num_kv_heads, bool has_v, int live)
+      : shape(shape),
+        rows(rows),
+        num_q_heads(num_q_heads),
+        num_kv_heads(num_kv_heads),
+        has_v(has_v),
+        live(live) {
+    stride = (num_q_heads + (has_v ? 2 : 1) * num_kv_heads) * shape.head_dim + 8;
+    qkv = Rounded(RandomFloats(size_t(rows) * stride, 1, 2.0f));
+    q_norm = Rounded(RandomFloats(shape.head_dim, 2));
+    k_norm = Rounded(RandomFloats(shape.head_dim, 3));
+    for (const float angle : RandomFloats(size_t(rows) * live, 4)) {
+      cs.push_back({std::cos(angle), std::sin(angle)});
+    }
+    for (int t = 0; t < rows; ++t) cells.push_back((t * 37 + 5) % (rows * 40));
+  }
+
+  int blocks() const { return (rows * 40 >> shape.log2_block_tokens) + 1; }
+  int q_values() const { return num_q_heads * shape.head_dim; }
+  const Bf16* Head(int t, int head) const {
+    return qkv.data() + size_t(t) * stride + head * shape.head_dim;
+  }
+
+  cuda_emu::QkvPostArgs Args(const KvView& view, uint16_t* q) const {
+    return {.qkv = qkv.data(),
+            .stride = stride,
+            .rows = rows,
+            .num_q_heads = num_q_heads,
+            .num_kv_heads = num_kv_heads,
+            .head_dim = shape.head_dim,
+            .has_v = has_v,
+            .q = q,
+            .q_stride = q_values(),
+            .q_norm = q_norm.data(),
+            .k_norm = k_norm.data(),
+            .cs = cs.data(),
+            .live = live,
+            .eps = kEps,
+            .kv = view,
+            .cells = cells.data()};
+  }
+
+  // A head behind its norm and rope, in the kernel's order of f32 operations; weight null: v.
+  std::vector<float> NormRope(int t, const Bf16* x, const Bf16* weight) const {
+    const int dim = shape.head_dim, half = dim / 2, each = dim / 32;
+    float sum[32];
+    for (int lane = 0; lane < 32; ++lane) {
+      sum[lane] = 0.0f;
+      for (int i = lane * each; i < (lane + 1) * each; ++i) {
+        sum[lane] = std::fma(ToFloat(x[i]), ToFloat(x[i]), sum[lane]);
+      }
+    }
+    for (int off = 16; off > 0; off /= 2) {
+      for (int lane = 0; lane < off; ++lane) sum[lane] += sum[lane + off];
+    }
+    const float inverse = 1.0f / std::sqrt(sum[0] / static_cast<float>(dim) + kEps);
+    std::vector<float> y;
+    for (int i = 0; i < dim; ++i) {
+      y.push_back(ToFloat(x[i]) * inverse * (weight != nullptr ? ToFloat(weight[i]) : 1.0f));
+    }
+    for (int j = 0; j < (weight != nullptr ? live : 0); ++j) {
+      const auto [cos, sin] = cs[size_t(t) * live + j];
+      const float a = y[j], b = y[j + half];
+      y[j] = std::fma(b, -sin, a * cos);
+      y[j + half] = std::fma(a, sin, b * cos);
+    }
+    return y;
+  }
+  std::vector<float> Q(int t, int head) const { return NormRope(t, Head(t, head), q_norm.data()); }
+  std::vector<float> K(int t, int head) const {
+    return NormRope(t, Head(t, num_q_heads + head), k_norm.data());
+  }
+  std::vector<float> V(int t, int head) const {
+    return NormRope(t, Head(t, num_q_heads + head + (has_v ? num_kv_heads : 0)), nullptr);
+  }
+
+  // All q as attention takes them.
+  std::vector<uint16_t> WantQ() const {
+    std::vector<uint16_t> q;
+    for (int t = 0; t < rows; ++t) {
+      for (int n = 0; n < num_q_heads; ++n) {
+        std::vector<float> y = Q(t, n);
+        if (KvHasScale(shape.k_format)) {
+          RotateReference(y.data(), shape.head_dim, y.data());
+          for (float& v : y) v *= shape.head_dim == 256 ? 0.0625f : kKvInverseSqrtDim[3];
+        }
+        for (const float v : y) {
+          q.push_back(shape.k_format == KvFormat::kBf16 ? ToBf16(v).bits : ToF16(v).bits);
+        }
+      }
+    }
+    return q;
+  }
+  void WantRows(PagedKv* kv) const {
+    for (int t = 0; t < rows; ++t) {
+      if (cells[t] < 0) continue;
+      const int block = cells[t] >> shape.log2_block_tokens;
+      const int cell = cells[t] - (block << shape.log2_block_tokens);
+      for (int h = 0; h < num_kv_heads; ++h) {
+        kv->WriteK(block, h, cell, K(t, h));
+        kv->WriteV(block, h, cell, V(t, h));
+      }
+    }
+  }
+
+  KvShape shape;
+  int rows, num_q_heads, num_kv_heads;
+  bool has_v;
+  int live, stride;
+  std::vector<Bf16> qkv, q_norm, k_norm;
+  std::vector<cuda_emu::float2> cs;
+  std::vector<int32_t> cells;
+};
+
+TEST(QkvPostKernelTest, TheOrderOfOperationsMeetsTheReference) {
+  for (const int dim : {256, 512}) {
+    for (const bool has_v : {true, false}) {
+      const KvShape shape = {.head_dim = dim,
+                             .num_kv_heads = 2,
+                             .k_format = KvFormat::kF32,
+                             .v_format = KvFormat::kF32};
+      const QkvCase test(shape, 3, 3, 2, has_v, dim == 256 ? 128 : 64);
+      std::vector<float> qkv = Widened(test.qkv), cos, sin;
+      const std::vector<float> q_norm = Widened(test.q_norm), k_norm = Widened(test.k_norm);
+      for (const auto& [c, s] : test.cs) {
+        cos.push_back(c);
+        sin.push_back(s);
+      }
+      PagedKv kv(shape, test.blocks());
+      QkvPostReference({.qkv = qkv.data(),
+                        .stride = test.stride,
+                        .rows = test.rows,
+                        .num_q_heads = test.num_q_heads,
+                        .num_kv_heads = test.num_kv_heads,
+                        .head_dim = dim,
+                        .has_v = has_v,
+                        .q_norm = q_norm.data(),
+                        .k_norm = k_norm.data(),
+                        .cos = cos.data(),
+                        .sin = sin.data(),
+                        .live = test.live,
+                        .eps = kEps,
+                        .kv = kv.view(),
+                        .cells = test.cells.data()});
+      for (int t = 0; t < test.rows; ++t) {
+        const int block = test.cells[t] / 32, cell = test.cells[t] % 32;
+        for (int n = 0; n < test.num_q_heads; ++n) {
+          const float* want = &qkv[size_t(t) * test.stride + n * dim];
+          EXPECT_LE(RelativeError(test.Q(t, n), {want, size_t(dim)}), kFloatTolerance);
+        }
+        for (int h = 0; h < test.num_kv_heads; ++h) {
+          EXPECT_LE(RelativeError(test.K(t, h), kv.ReadK(block, h, cell)), kFloatTolerance);
+          EXPECT_LE(RelativeError(test.V(t, h), kv.ReadV(block, h, cell)), kFloatTolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST(QkvPostKernelTest, EveryPairOfFormatsStoresTheReferencesBytesInEverySchedule) {
+  int variant = 0;
+  for (const int dim : {256, 512}) {
+    for (const KvFormat k_format : kDeviceFormats) {
+      for (const KvFormat v_format : kDeviceFormats) {
+        SCOPED_TRACE(NameOf(k_format) + "/" + NameOf(v_format) + " " + std::to_string(dim));
+        ++variant;
+        const KvShape shape = {.head_dim = dim,
+                               .num_kv_heads = 1 + variant % 2,
+                               .log2_block_tokens = 4 + variant % 3,
+                               .k_format = k_format,
+                               .v_format = v_format};
+        const int live = variant % 4 == 0 ? 16 : variant % 4 == 1 ? 64 : dim / 2;
+        const QkvCase test(shape, 3, 1 + variant % 3, shape.num_kv_heads, variant % 5 != 0, live);
+        PagedKv want(shape, test.blocks());
+        test.WantRows(&want);
+        const std::vector<uint16_t> want_q = test.WantQ();
+        for (const emu::Schedule& schedule : AllSchedules()) {
+          PagedKv kv(shape, test.blocks());
+          std::vector<uint16_t> q(want_q.size());
+          cuda_emu::KvRowCounts counts;
+          std::vector<int32_t> nonfinite(test.rows);
+          cuda_emu::QkvPostArgs args = test.Args(kv.view(), q.data());
+          args.nonfinite = nonfinite.data();
+          args.counts = &counts;
+          emu::Stream stream(schedule, /*os_threads=*/2);
+          cuda_emu::QkvPost(args, &stream);
+          ASSERT_EQ(stream.TakeError(), "");
+          EXPECT_TRUE(SamePools(kv, want));
+          EXPECT_EQ(q, want_q);
+          EXPECT_EQ(nonfinite, std::vector<int32_t>(test.rows));
+          for (const uint64_t* count : {counts.nonfinite, counts.clamped, counts.zero}) {
+            EXPECT_EQ(count[0] + count[1], 0u);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(QkvPostKernelTest, ALayerThatSharesKvRotatesQAsItsDonorAsks) {
+  for (const int dim : {256, 512}) {
+    for (const KvFormat format : kDeviceFormats) {
+      const KvShape shape = {.head_dim = dim, .k_format = format, .v_format = KvFormat::kQ8};
+      const QkvCase test(shape, 2, 3, /*num_kv_heads=*/0, true, 64);
+      PagedKv donor(shape, 1), untouched(shape, 1);
+      std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+      emu::Stream stream;
+      cuda_emu::QkvPost(test.Args(donor.view(), q.data()), &stream);
+      ASSERT_EQ(stream.TakeError(), "");
+      EXPECT_EQ(q, test.WantQ()) << NameOf(format) << " " << dim;
+      EXPECT_TRUE(SamePools(donor, untouched));
+    }
+  }
+}
+
+TEST(QkvPostKernelTest, QMayTakeThePlaceOfItsOwnColumns) {
+  const KvShape shape = {.k_format = KvFormat::kTurbo4, .v_format = KvFormat::kQ8};
+  QkvCase test(shape, 3, 4, 1, true, 128);
+  const std::vector<uint16_t> want_q = test.WantQ();
+  PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
+  test.WantRows(&want);
+  std::vector<uint16_t> bits;
+  for (const Bf16 x : test.qkv) bits.push_back(x.bits);
+  const std::vector<uint16_t> before = bits;
+  cuda_emu::QkvPostArgs args = test.Args(kv.view(), reinterpret_cast<uint16_t*>(test.qkv.data()));
+  args.q_stride = test.stride;
+  emu::Stream stream;
+  cuda_emu::QkvPost(args, &stream);
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_TRUE(SamePools(kv, want));
+  for (int t = 0; t < test.rows; ++t) {
+    for (int i = 0; i < test.stride; ++i) {
+      const size_t at = size_t(t) * test.stride + i;
+      const bool is_q = i < test.q_values();
+      ASSERT_EQ(test.qkv[at].bits, is_q ? want_q[size_t(t) * test.q_values() + i] : before[at])
+          << "row " << t << " column " << i;
+    }
+  }
+}
+
+TEST(QkvPostKernelTest, ARowWithoutACellStoresNothingAndStillHasItsQ) {
+  const KvShape shape = {.k_format = KvFormat::kQ8, .v_format = KvFormat::kTurbo3};
+  QkvCase test(shape, 4, 2, 1, true, 128);
+  test.cells[1] = test.cells[3] = -1;
+  PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
+  test.WantRows(&want);
+  std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+  emu::Stream stream;
+  cuda_emu::QkvPost(test.Args(kv.view(), q.data()), &stream);
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_TRUE(SamePools(kv, want));
+  EXPECT_EQ(q, test.WantQ());
+}
+
+TEST(QkvPostKernelTest, ARowsBitsDoNotDependOnItsNeighbours) {
+  const KvShape shape = {
+      .head_dim = 512, .k_format = KvFormat::kTurbo4, .v_format = KvFormat::kTurbo2};
+  QkvCase test(shape, 5, 2, 1, false, 64);
+  PagedKv together(shape, test.blocks()), alone(shape, test.blocks());
+  std::vector<uint16_t> q(size_t(test.rows) * test.q_values()), row_q(test.q_values());
+  emu::Stream stream;
+  cuda_emu::QkvPost(test.Args(together.view(), q.data()), &stream);
+  for (int t = test.rows - 1; t >= 0; --t) {
+    cuda_emu::QkvPostArgs args = test.Args(alone.view(), row_q.data());
+    args.rows = 1;
+    args.qkv += int64_t{t} * test.stride;
+    args.cs += t * test.live;
+    args.cells += t;
+    cuda_emu::QkvPost(args, &stream);
+    EXPECT_EQ(row_q, std::vector<uint16_t>(q.begin() + t * test.q_values(),
+                                           q.begin() + (t + 1) * test.q_values()));
+  }
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_TRUE(SamePools(together, alone));
+}
+
+TEST(QkvPostKernelTest, ARowThatIsNotFiniteIsMarkedAndItsNeighboursAreNot) {
+  for (const KvFormat format : kScaledFormats) {
+    SCOPED_TRACE(NameOf(format));
+    const KvShape shape = {.num_kv_heads = 2, .k_format = format, .v_format = format};
+    QkvCase test(shape, 3, 1, 2, true, 128);
+    // Given a NaN in row 1's second k head, and both v heads of row 2 with an infinity.
+    const Bf16 inf = ToBf16(std::numeric_limits<float>::infinity());
+    test.qkv[test.stride + 2 * 256 + 77] = ToBf16(std::numeric_limits<float>::quiet_NaN());
+    test.qkv[2 * test.stride + 3 * 256] = test.qkv[2 * test.stride + 5 * 256 - 1] = inf;
+    PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
+    test.WantRows(&want);
+    std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+    cuda_emu::KvRowCounts counts;
+    std::vector<int32_t> nonfinite(test.rows);
+    cuda_emu::QkvPostArgs args = test.Args(kv.view(), q.data());
+    args.nonfinite = nonfinite.data();
+    args.counts = &counts;
+    emu::Stream stream;
+    cuda_emu::QkvPost(args, &stream);
+    ASSERT_EQ(stream.TakeError(), "");
+    EXPECT_TRUE(SamePools(kv, want));
+    EXPECT_EQ(nonfinite, (std::vector<int32_t>{0, 1, 2}));
+    EXPECT_EQ(counts.nonfinite[0], 1u);
+    EXPECT_EQ(counts.nonfinite[1], 2u);
+  }
+}
+
+TEST(QkvPostKernelTest, AZeroProjectionIsStoredAsZeroRowsAndCounted) {
+  const KvShape shape = {.k_format = KvFormat::kTurbo3, .v_format = KvFormat::kQ8};
+  QkvCase test(shape, 2, 1, 1, true, 128);
+  std::fill(test.qkv.begin(), test.qkv.end(), Bf16{});
+  PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
+  test.WantRows(&want);
+  std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+  cuda_emu::KvRowCounts counts;
+  cuda_emu::QkvPostArgs args = test.Args(kv.view(), q.data());
+  args.counts = &counts;
+  emu::Stream stream;
+  cuda_emu::QkvPost(args, &stream);
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_TRUE(SamePools(kv, want));
+  EXPECT_EQ(counts.zero[0], 2u);
+  EXPECT_EQ(counts.zero[1], 2u);
+}
+
+TEST(QkvPostKernelTest, MovesTheBytesOfItsFormula) {
+  for (const int dim : {256, 512}) {
+    const KvShape shape = {.head_dim = dim,
+                           .num_kv_heads = 2,
+                           .k_format = KvFormat::kQ8,
+                           .v_format = KvFormat::kTurbo3};
+    const int rows = 3, q_heads = 4, kv_heads = 2, live = 64;
+    for (const bool has_v : {true, false}) {
+      const QkvCase test(shape, rows, q_heads, kv_heads, has_v, live);
+      PagedKv kv(shape, test.blocks());
+      std::vector<uint16_t> q(size_t(rows) * test.q_values());
+      emu::Stream stream;
+      cuda_emu::QkvPost(test.Args(kv.view(), q.data()), &stream);
+      const emu::TrafficBytes traffic = stream.TakeTraffic();
+      EXPECT_EQ(traffic.read,
+                rows * ((q_heads + 2 * kv_heads) * 2u * dim +
+                        (q_heads + kv_heads) * (2u * dim + 16 * live) + 2 * kv_heads * 32 * 4));
+      EXPECT_EQ(traffic.written,
+                rows * (q_heads * 2u * dim + kv_heads * (dim + 2 + dim * 3 / 8 + 2)));
+    }
+  }
+}
+
+TEST(QkvPostShapesTest, LayersWithoutAKernelAreTold) {
+  for (const KvFormat k_format : kDeviceFormats) {
+    for (const KvFormat v_format : kDeviceFormats) {
+      EXPECT_TRUE(cuda_emu::QkvPostSupports(256, 128, k_format, v_format));
+      EXPECT_TRUE(cuda_emu::QkvPostSupports(512, 64, k_format, v_format));
+    }
+  }
+  const KvFormat q8 = KvFormat::kQ8;
+  EXPECT_FALSE(cuda_emu::QkvPostSupports(128, 64, q8, q8));
+  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 24, q8, q8));
+  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 144, q8, q8));
+  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, -16, q8, q8));
+  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 128, KvFormat::kF32, q8));
+  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 128, q8, KvFormat::kF32));
+}
+
+TEST(QkvPostShapesTest, NoRowsAreNoWork) {
+  emu::Stream stream;
+  cuda_emu::QkvPost({.num_q_heads = 2, .head_dim = 256}, &stream);
+  EXPECT_EQ(stream.TakeError(), "");
+}
+
+}  // namespace
+}  // namespace tandem::kernels
