@@ -5,31 +5,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "kernels/reference/row_ops_ref.h"
+#include "tests/emu/bf16_rows.h"
 #include "tests/emu/schedules.h"
 #include "tests/kernels/test_backend.h"
 
 namespace tandem::kernels {
 namespace {
-
-std::vector<Bf16> Rounded(const std::vector<float>& x) {
-  std::vector<Bf16> y;
-  for (const float v : x) y.push_back(ToBf16(v));
-  return y;
-}
-
-std::vector<float> Widened(const std::vector<Bf16>& x) {
-  std::vector<float> y;
-  for (const Bf16 v : x) y.push_back(ToFloat(v));
-  return y;
-}
-
-bool SameBits(const std::vector<Bf16>& a, const std::vector<Bf16>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Bf16)) == 0;
-}
 
 std::vector<Bf16> Norm(const std::vector<Bf16>& x, const std::vector<Bf16>& weight, int rows,
                        int dim, emu::Stream* stream) {
@@ -54,8 +38,8 @@ class NormRowsTest : public testing::TestWithParam<Case> {};
 
 TEST_P(NormRowsTest, EqualsTheReferenceWithTheSameBitsInEverySchedule) {
   const auto [rows, dim, weighted] = GetParam();
-  const std::vector<Bf16> x = Rounded(RandomFloats(static_cast<size_t>(rows) * dim, 1, 3.0f));
-  const std::vector<Bf16> weight = weighted ? Rounded(RandomFloats(dim, 2)) : std::vector<Bf16>();
+  const std::vector<Bf16> x = RandomBf16(static_cast<size_t>(rows) * dim, 1, 3.0f);
+  const std::vector<Bf16> weight = weighted ? RandomBf16(dim, 2) : std::vector<Bf16>();
   const std::vector<float> wide_x = Widened(x), wide_weight = Widened(weight);
   std::vector<float> want(x.size());
   RmsNormReference({.x = wide_x.data(),
@@ -90,8 +74,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, NormRowsTest,
 
 TEST(NormRowsShapesTest, ARowsBitsDoNotDependOnItsNeighbours) {
   const int rows = 3, dim = 1536;
-  const std::vector<Bf16> x = Rounded(RandomFloats(rows * dim, 3));
-  const std::vector<Bf16> weight = Rounded(RandomFloats(dim, 4));
+  const std::vector<Bf16> x = RandomBf16(rows * dim, 3);
+  const std::vector<Bf16> weight = RandomBf16(dim, 4);
   emu::Stream stream;
   const std::vector<Bf16> together = Norm(x, weight, rows, dim, &stream);
   const std::vector<Bf16> last(x.begin() + 2 * dim, x.end());

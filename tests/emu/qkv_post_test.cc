@@ -12,6 +12,7 @@
 #include "kernels/ops.h"
 #include "kernels/reference/kv_row_ref.h"
 #include "kernels/reference/qkv_post_ref.h"
+#include "tests/emu/bf16_rows.h"
 #include "tests/emu/kv_pools.h"
 #include "tests/emu/schedules.h"
 #include "tests/kernels/kv_rows.h"
@@ -22,18 +23,6 @@ namespace tandem::kernels {
 namespace {
 
 constexpr float kEps = 1e-6f;
-
-std::vector<Bf16> Rounded(const std::vector<float>& x) {
-  std::vector<Bf16> y;
-  for (const float v : x) y.push_back(ToBf16(v));
-  return y;
-}
-
-std::vector<float> Widened(const std::vector<Bf16>& x) {
-  std::vector<float> y;
-  for (const Bf16 v : x) y.push_back(ToFloat(v));
-  return y;
-}
 
 // Rows of a projection, their rotation and where they go. num_kv_heads 0 stands for a layer that
 // shares the KV of another one with the same formats.
@@ -46,9 +35,9 @@ struct QkvCase {
         has_v(has_v),
         live(live) {
     stride = (num_q_heads + (has_v ? 2 : 1) * num_kv_heads) * shape.head_dim + 8;
-    qkv = Rounded(RandomFloats(size_t(rows) * stride, 1, 2.0f));
-    q_norm = Rounded(RandomFloats(shape.head_dim, 2));
-    k_norm = Rounded(RandomFloats(shape.head_dim, 3));
+    qkv = RandomBf16(size_t(rows) * stride, 1, 2.0f);
+    q_norm = RandomBf16(shape.head_dim, 2);
+    k_norm = RandomBf16(shape.head_dim, 3);
     for (const float angle : RandomFloats(size_t(rows) * live, 4)) {
       cs.push_back({std::cos(angle), std::sin(angle)});
     }
