@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/buffer_cursor.h"
+
 namespace tandem::engine {
 
 int LogitRows(const AssistantConfig& config, int max_slots) {
@@ -16,16 +18,8 @@ size_t LogitsPerRow(const AssistantConfig& config) {
 
 size_t LayOutDraftBuffers(const AssistantConfig& config, int max_slots, std::byte* base,
                           DraftBuffers& b) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
-  size_t used = 0;
-  const auto take = [&](size_t count) {  // floats or int32s
-    const uintptr_t at = begin + used;
-    used += (count * 4 + 63) / 64 * 64;
-    return at;
-  };
-  const auto floats = [&](size_t rows, size_t per_row) {
-    return reinterpret_cast<float*>(take(rows * per_row));
-  };
+  BufferCursor cursor(base);
+  const auto floats = [&](size_t rows, size_t per_row) { return cursor.Floats(rows * per_row); };
   const size_t slots = max_slots;
   const size_t logit_rows = LogitRows(config, max_slots);
   size_t query = 0, mlp = 0;
@@ -47,10 +41,10 @@ size_t LayOutDraftBuffers(const AssistantConfig& config, int max_slots, std::byt
   }
   if (config.clustered) {
     b.scores = floats(logit_rows, config.num_clusters);
-    b.clusters = reinterpret_cast<int32_t*>(take(logit_rows * config.clusters_per_token));
+    b.clusters = cursor.Ints(logit_rows * config.clusters_per_token);
   }
   b.logits = floats(logit_rows, LogitsPerRow(config));
-  return used;
+  return cursor.used_bytes();
 }
 
 }  // namespace tandem::engine

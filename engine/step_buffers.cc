@@ -2,21 +2,15 @@
 
 #include <algorithm>
 
+#include "engine/buffer_cursor.h"
+
 namespace tandem::engine {
 
 int StepLogitRows(int max_step_rows) { return std::min(max_step_rows, 64); }
 
 size_t LayOutStepBuffers(const ModelConfig& config, int rows, std::byte* base, StepBuffers& b) {
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(base);
-  size_t used = 0;
-  const auto take = [&](size_t count) {  // floats or int32s
-    const uintptr_t at = begin + used;
-    used += (count * 4 + 63) / 64 * 64;
-    return at;
-  };
-  const auto floats = [&](size_t per_row) {
-    return reinterpret_cast<float*>(take(per_row * rows));
-  };
+  BufferCursor cursor(base);
+  const auto floats = [&](size_t per_row) { return cursor.Floats(per_row * rows); };
   size_t qkv = 0, attn = 0, mlp = 0;
   for (const LayerDesc& layer : config.layers) {
     const size_t heads = layer.num_q_heads + 2 * layer.num_kv_heads;
@@ -42,11 +36,11 @@ size_t LayOutStepBuffers(const ModelConfig& config, int rows, std::byte* base, S
   if (config.experts > 0) {
     b.router = floats(config.experts);
     b.expert_weights = floats(config.experts_per_token);
-    b.expert_ids = reinterpret_cast<int32_t*>(take(size_t(rows) * config.experts_per_token));
+    b.expert_ids = cursor.Ints(size_t(rows) * config.experts_per_token);
     b.expert_y = floats(config.hidden);
   }
-  b.logits = reinterpret_cast<float*>(take(size_t(StepLogitRows(rows)) * config.vocab));
-  return used;
+  b.logits = cursor.Floats(size_t(StepLogitRows(rows)) * config.vocab);
+  return cursor.used_bytes();
 }
 
 }  // namespace tandem::engine
