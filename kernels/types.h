@@ -119,14 +119,21 @@ struct KvView {
   KvFormat v_format = KvFormat::kBf16;
 };
 
-// A linear weight W [out, in] of y = W x, bf16, packed for the CPU:
+// How a weight matrix is held. Int8 and int4 have an F16 scale for every 32 inputs of an output
+// (weight_codes.h).
+enum class WeightFormat : uint8_t { kBf16 = 0, kInt8 = 1, kInt4 = 2 };
+
+// A linear weight W [out, in] of y = W x. On the CPU bf16 is packed as
 //   data [ceil(out/16)][ceil(in/2)][16][2], element (n, k) at [n/16][k/2][n%16][k%2],
 // zero where n >= out or k >= in; 64-byte aligned. One 64-byte line is one pair of inputs of 16
 // outputs, which is what vdpbf16ps and AMX eat and what widens to f32 by a shift and a mask.
 struct WeightView {
-  const Bf16* data = nullptr;
+  const Bf16* data = nullptr;  // null unless bf16
   int out = 0;
   int in = 0;
+  WeightFormat format = WeightFormat::kBf16;
+  const std::byte* codes = nullptr;  // of the other formats, as the backend packs them
+  const F16* scales = nullptr;       // likewise
 };
 
 constexpr int kTileOutputs = 16;
