@@ -91,20 +91,28 @@ K_DEVICE void AddProduct(float (&dot)[4], const uint4& low, const uint4& high, c
   mma_bf16_16816(dot, w1, x1);
 }
 
+// Where a lane finds row g of each 8 rows of a tile: one behind the other.
+struct ConsecutiveRows {
+  const bf16* first = nullptr;
+  int64_t stride = 0;
+  int left = 0;  // rows from the first on
+  K_DEVICE bool Has(int column) const { return 8 * column < left; }
+  K_DEVICE const bf16* At(int column) const { return first + 8 * column * stride; }
+};
+
 // Fills partials, [LinearTile::kPartials] in shared memory; values past the last row or output are
-// 0. A barrier is the caller's.
-template <int kTiles, int kColumns>
-K_DEVICE void SumSegments(const LinearOperands& a, LinearPosition at, float* partials) {
+// 0. A barrier is the caller's. `rows` has Has and At of ConsecutiveRows; a.x is not read.
+template <int kTiles, int kColumns, typename Rows>
+K_DEVICE void SumSegmentsOfRows(const LinearOperands& a, const Rows& rows, int first_output,
+                                float* partials) {
   using Tile = LinearTile<kTiles, kColumns>;
   const int g = lane_id() / 4, t = lane_id() % 4;
   const int groups = (a.in + kLinearGroup - 1) / kLinearGroup;
   const int begin = groups * warp_id() / kLinearSegments * kLinearGroup;
   const int segment_end = groups * (warp_id() + 1) / kLinearSegments * kLinearGroup;
   const int end = segment_end < a.in ? segment_end : a.in;
-  const bf16* const w = a.w + int64_t{at.first_output + g} * a.in;
-  const bf16* const x = a.x + (at.first_row + g) * a.x_stride;
-  const int outputs_left = a.out - at.first_output - g;
-  const int rows_left = a.rows - at.first_row - g;
+  const bf16* const w = a.w + int64_t{first_output + g} * a.in;
+  const int outputs_left = a.out - first_output - g;
 
   float sum[kTiles][kColumns][4] = {};
   uint4 weights[kTiles][2][2];
@@ -116,10 +124,9 @@ K_DEVICE void SumSegments(const LinearOperands& a, LinearPosition at, float* par
     LoadWeights(next, w, a.in, outputs_left, k + kLinearGroup, end);
     K_UNROLL
     for (int c = 0; c < kColumns; ++c) {
-      const bool valid = 8 * c < rows_left;
-      const int64_t from = 8 * c * a.x_stride + k;
-      const uint4 x0 = LoadOrZero(x + from, valid && k < end);
-      const uint4 x1 = LoadOrZero(x + from + 32, valid && k + 32 < end);
+      const bf16* const x = rows.At(c) + k;
+      const uint4 x0 = LoadOrZero(x, rows.Has(c) && k < end);
+      const uint4 x1 = LoadOrZero(x + 32, rows.Has(c) && k + 32 < end);
       K_UNROLL
       for (int r = 0; r < kTiles; ++r) {
         float dot[4] = {};
@@ -150,6 +157,13 @@ K_DEVICE void SumSegments(const LinearOperands& a, LinearPosition at, float* par
       }
     }
   }
+}
+
+template <int kTiles, int kColumns>
+K_DEVICE void SumSegments(const LinearOperands& a, LinearPosition at, float* partials) {
+  const int row = at.first_row + lane_id() / 4;
+  const ConsecutiveRows rows = {a.x + row * a.x_stride, a.x_stride, a.rows - row};
+  SumSegmentsOfRows<kTiles, kColumns>(a, rows, at.first_output, partials);
 }
 
 // One value of y; row and output count from the block's first.
