@@ -1,6 +1,7 @@
 #include "kernels/cuda/attention_plan.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace tandem::kernels {
 namespace {
@@ -43,16 +44,21 @@ AttentionPart MakePart(const AttentionPlanArgs& args, int segment, int row_begin
 
 int64_t Items(const AttentionPart& part) { return int64_t{part.num_units} * part.num_m_tiles; }
 
+// The union of what the packed rows of m tile `m` of a part see, `tile` of them.
+VisibleInterval SeenByTile(std::span<const VisibleInterval> visible, const AttentionPart& part,
+                           int group, int tile, int m) {
+  const int first = m * tile / group;
+  const int last = std::min(((m + 1) * tile - 1) / group, part.num_rows - 1);
+  return UnionOf(visible, part.row_begin + first, part.row_begin + last + 1);
+}
+
 void AppendItems(const AttentionPlanArgs& args, const AttentionPart& part, int part_id,
                  std::vector<AttentionItem>* items) {
   const int unit = UnitTokens(args);
   const int tile = kTileRows * args.grain.m_tiles;
   for (int u = part.unit_begin; u < part.unit_begin + part.num_units; ++u) {
     for (int m = 0; m < part.num_m_tiles; ++m) {
-      const int first = m * tile / args.group;
-      const int last = std::min(((m + 1) * tile - 1) / args.group, part.num_rows - 1);
-      const VisibleInterval seen =
-          UnionOf(args.visible, part.row_begin + first, part.row_begin + last + 1);
+      const VisibleInterval seen = SeenByTile(args.visible, part, args.group, tile, m);
       AttentionItem item = {.part = part_id, .m_tile = m};
       item.begin = std::max(seen.begin, u * unit);
       item.end = std::max(item.begin, std::min(seen.end, (u + 1) * unit));
@@ -96,6 +102,36 @@ bool PlanAttention(const AttentionPlanArgs& args, AttentionPlan* plan) {
     }
   }
   return true;
+}
+
+void PlanDirectAttention(std::span<const int32_t> cu_rows, std::span<const VisibleInterval> visible,
+                         int group, AttentionPlan* plan) {
+  constexpr int kTile = kTileRows * kDirectMTiles;
+  plan->grain = {.m_tiles = kDirectMTiles};
+  plan->items.clear();
+  plan->parts.clear();
+  plan->part_of_row.assign(visible.size(), -1);
+  for (size_t s = 0; s + 1 < cu_rows.size(); ++s) {
+    if (cu_rows[s] == cu_rows[s + 1]) continue;
+    const int part_id = static_cast<int>(plan->parts.size());
+    AttentionPart part;
+    part.row_begin = cu_rows[s];
+    part.num_rows = cu_rows[s + 1] - cu_rows[s];
+    part.segment = static_cast<int>(s);
+    part.num_m_tiles = (part.num_rows * group + kTile - 1) / kTile;
+    plan->parts.push_back(part);
+    std::fill_n(plan->part_of_row.begin() + part.row_begin, part.num_rows, part_id);
+    for (int m = 0; m < part.num_m_tiles; ++m) {
+      const VisibleInterval seen = SeenByTile(visible, part, group, kTile, m);
+      plan->items.push_back({part_id, m, seen.begin, seen.end});
+    }
+  }
+  std::sort(plan->items.begin(), plan->items.end(), [](const auto& a, const auto& b) {
+    const int a_tokens = a.end - a.begin, b_tokens = b.end - b.begin;
+    return std::tie(b_tokens, a.part, a.m_tile) < std::tie(a_tokens, b.part, b.m_tile);
+  });
+  plan->waves.assign(1, {0, static_cast<int32_t>(plan->items.size()), 0,
+                         static_cast<int32_t>(plan->parts.size())});
 }
 
 AttentionGrain ChooseAttentionGrain(const AttentionPlanArgs& args, int64_t full_grid) {

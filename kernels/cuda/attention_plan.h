@@ -30,14 +30,14 @@ constexpr int AttentionChunkTokens(bool sliding, int num_kv_heads) {
 }
 constexpr int kMaxChunkTokens = 512;
 
-// How coarse the pieces are.
+// How coarse the pieces of split attention are.
 struct AttentionGrain {
   int m_tiles = 1;            // 1 or 2: 16 or 32 packed (row, head of the group) pairs per block
   bool super_chunks = false;  // a block walks a super-chunk, not a chunk
 };
 
-// Packed rows `m_tile` of a part against positions [begin, end), one unit (chunk or super-chunk) at
-// most; begin == end where none of these rows sees any of the unit.
+// Packed rows `m_tile` of a part against positions [begin, end), of split attention one unit (chunk
+// or super-chunk) at most; begin == end where none of these rows sees any of the unit.
 struct alignas(16) AttentionItem {
   int32_t part = 0;
   int32_t m_tile = 0;
@@ -45,7 +45,7 @@ struct alignas(16) AttentionItem {
   int32_t end = 0;
 };
 
-// Rows of one segment that are worked on together. Item of (unit, m_tile):
+// Rows of one segment that are worked on together. Item of (unit, m_tile) in split attention:
 //   item_base + (unit - unit_begin) * num_m_tiles + m_tile
 struct alignas(16) AttentionPart {
   int32_t row_begin = 0;
@@ -58,7 +58,7 @@ struct alignas(16) AttentionPart {
   int32_t unused = 0;
 };
 
-// What one pair of split and merge works on. Slot of a partial result, in the wave's workspace:
+// What one launch works on. Slot of a partial result of split attention, in the wave's workspace:
 //   (item - item_begin) * num_kv_heads + kv_head
 struct alignas(16) AttentionWave {
   int32_t item_begin = 0;
@@ -77,22 +77,31 @@ struct AttentionPlanArgs {
   int64_t max_slots = 0;  // partial results that the workspace holds
 };
 
-// Arrays for the device, in item order segment, unit, m_tile. Kept between steps, so that planning
-// stops allocating.
+// Arrays for the device. Kept between steps, so that planning stops allocating.
 struct AttentionPlan {
   AttentionGrain grain;
   std::vector<AttentionItem> items;
   std::vector<AttentionPart> parts;
-  std::vector<int32_t> part_of_row;  // [rows]
+  std::vector<int32_t> part_of_row;  // [rows], -1 of rows behind the last segment
   std::vector<AttentionWave> waves;
 };
 
-// Cuts a step. Segments are cut by rows where their partial results would not fit. False when one
-// row alone has more than max_slots of them; the plan is then empty.
+// Cuts a step for split attention, in item order segment, unit, m_tile. Segments are cut by rows
+// where their partial results would not fit. False when one row alone has more than max_slots of
+// them; the plan is then empty.
 bool PlanAttention(const AttentionPlanArgs& args, AttentionPlan* plan);
 
 // The grain for a step: two m tiles where some segment fills more than one, super-chunks where they
 // still make at least `full_grid` pieces of work (four per multiprocessor). args.grain is ignored.
 AttentionGrain ChooseAttentionGrain(const AttentionPlanArgs& args, int64_t full_grid);
+
+// Packed rows of an item of direct attention, in tiles of 16.
+constexpr int kDirectMTiles = 2;
+
+// Cuts a step for direct attention: one wave of an item per 16 * kDirectMTiles packed rows, whose
+// positions are all that these rows see, the longest first because blocks take items in turn.
+// Arguments as in AttentionPlanArgs.
+void PlanDirectAttention(std::span<const int32_t> cu_rows, std::span<const VisibleInterval> visible,
+                         int group, AttentionPlan* plan);
 
 }  // namespace tandem::kernels

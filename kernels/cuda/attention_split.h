@@ -155,8 +155,8 @@ __global__ void __launch_bounds__((SplitBound(kDim, kMTiles, kKFormat)))
       const int row = shared->row[8 * half + g];
       Vec<uint32_t, 4> words[2] = {};
       if (row >= 0 && begin < end) {
-        const uint16_t* at =
-            args.q + row * args.q_stride + shared->q_head[8 * half + g] * kDim + 64 * warp + 16 * t;
+        const uint16_t* at = args.q + row * args.q_stride +
+                             shared->q_head[8 * half + g] * args.q_head_stride + 64 * warp + 16 * t;
         words[0] = ld_nc(reinterpret_cast<const Vec<uint32_t, 4>*>(at));
         words[1] = ld_nc(reinterpret_cast<const Vec<uint32_t, 4>*>(at + 8));
       }

@@ -64,7 +64,7 @@ inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRow
                           const StepOptions& options) {
   const int dim = batch.shape().head_dim, heads = batch.num_q_heads();
   const int kv_heads = batch.shape().num_kv_heads;
-  const int64_t q_stride = batch.row_values() + 8;
+  const int64_t q_head_stride = 2 * dim, q_stride = heads * q_head_stride + 8;
   const std::vector<AttentionSegment> segments = batch.Segments();
   std::vector<int32_t> cu_rows = {0};
   std::vector<VisibleInterval> visible;
@@ -74,10 +74,10 @@ inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRow
     for (int i = 0; i < piece.num_rows; ++i) {
       const int row = segments[piece.segment].row_begin + piece.row_begin + i;
       visible.push_back({batch.visible(row).begin, batch.visible(row).end});
-      q.resize(visible.size() * q_stride, 0x7fff);  // NaN between the rows
+      q.resize(visible.size() * q_stride, 0x7fff);  // NaN between heads and rows
       for (int n = 0; n < heads; ++n) {
         StoreQuery(batch.q(row) + n * dim, batch.shape().k_format, dim,
-                   &q[(visible.size() - 1) * q_stride + n * dim]);
+                   &q[(visible.size() - 1) * q_stride + n * q_head_stride]);
       }
       const size_t blocks = (batch.visible(row).end >> batch.shape().log2_block_tokens) + 1;
       table_stride = std::max(table_stride, blocks);
@@ -131,6 +131,7 @@ inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRow
     cuda_emu::AttentionSplit({.work = work,
                               .q = q.data(),
                               .q_stride = q_stride,
+                              .q_head_stride = q_head_stride,
                               .block_tables = tables.data(),
                               .table_stride = static_cast<int64_t>(table_stride),
                               .num_q_heads = heads,
