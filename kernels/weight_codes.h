@@ -31,6 +31,17 @@ constexpr int WeightGroups(int in) {
   return static_cast<int>((int64_t{in} + kWeightGroup - 1) / kWeightGroup);
 }
 
+// Sizes of a packed matrix, the same for every backend: outputs in tiles of 16, inputs in blocks of
+// 64, so two groups of 16 scales to a block. In what order a block holds them is a backend's own
+// (cpu/code_layout.h, cuda/w_codes_pack.h).
+constexpr size_t PackedCodeBlocks(int out, int in) {
+  return PackedTiles(out) * ((static_cast<size_t>(in) + 63) / 64);
+}
+constexpr size_t PackedCodeBytes(WeightFormat format, int out, int in) {
+  return PackedCodeBlocks(out, in) * (format == WeightFormat::kInt8 ? 1024 : 512);
+}
+constexpr size_t PackedCodeScales(int out, int in) { return PackedCodeBlocks(out, in) * 32; }
+
 // Codes of one group.
 //   format  kInt8 or kInt4
 //   values  [32], zeros behind the end of a row
