@@ -247,6 +247,15 @@ K_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
+// The number of set bits.
+K_DEVICE int popc(uint32_t x) {
+#if defined(__CUDACC__)
+  return __popc(x);
+#else
+  return std::popcount(x);
+#endif
+}
+
 // c plus the dot product of four signed bytes.
 K_DEVICE int32_t dp4a(uint32_t a, uint32_t b, int32_t c) {
 #if defined(__CUDACC__)
