@@ -1,5 +1,8 @@
 // Linear layers for few rows (gen class, kernels.md 5.5) with bf16 weights.
 //
+// Shapes    rows and outputs may be any number, in one launch; made for up to 128 rows. `in` is a
+//           multiple of 8, as in every published and golden model, so that a row-major matrix that
+//           starts 16-byte aligned has all its rows aligned: no padding of rows or between them.
 // Promise   a value's bits depend on its row, its weights and `in` alone: not on the number of
 //           rows, the tile or the neighbours.
 #pragma once
@@ -12,7 +15,7 @@ namespace tandem::kernels::K_WORLD {
 struct WLinearArgs {
   const bf16* x = nullptr;  // [rows, x_stride], `in` values used; 16-byte aligned
   int64_t x_stride = 0;     // a multiple of 8
-  const bf16* w = nullptr;  // [out, in] row-major, 16-byte aligned
+  const bf16* w = nullptr;  // [out, in] row-major, packed, 16-byte aligned
   // One of the two: [rows, y_stride], `out` values written. Not x.
   bf16* y = nullptr;
   float* y_f32 = nullptr;
