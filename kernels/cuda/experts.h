@@ -2,29 +2,36 @@
 //
 // Promise   A row's bits depend on the row, its experts and the shapes alone: not on other rows, on
 //           who shares its experts, or on how many rows there are. Both row classes take the same
-//           kernels. Both products are the sums of w_linear.h, bit for bit.
+//           kernels. Both products are the sums of w_linear.h or w_linear_codes.h, bit for bit.
 // Graphs    Grids follow from rows, shapes and counts; ids and weights are read from device memory.
 #pragma once
 
 #include "kernels/cuda/kport.h"
+#include "kernels/types.h"
 
 namespace tandem::kernels::K_WORLD {
 
+// One matrix per expert, all of one shape and format; everything 16-byte aligned.
+struct ExpertMatrices {
+  WeightFormat format = WeightFormat::kBf16;
+  const bf16* w = nullptr;           // kBf16: row-major; else null, and
+  const std::byte* codes = nullptr;  // each matrix packed by itself (w_codes_pack.h)
+  const f16* scales = nullptr;       // likewise
+  int64_t stride = 0;                // to the next matrix: values of w, bytes of codes
+  int64_t scale_stride = 0;          // F16
+};
+
 // out[t, :] = sum over the row's experts e in the order of ids of weights * down_e(h_e(x[t])),
 //   h_e(x)[i] = gelu_tanh(gate_e,i . x) * (up_e,i . x), rounded to bf16
-// by fused multiply-adds from 0. All arrays but ids and weights are 16-byte aligned.
+// by fused multiply-adds from 0.
 struct ExpertsArgs {
-  const bf16* x = nullptr;  // [rows, x_stride], dim values used
-  int64_t x_stride = 0;     // a multiple of 8
-  // Matrix e at gate_up + e * gate_up_stride: [GateUpRows(width), dim] of InterleaveGateUp
-  // (w_linear_pack.h).
-  const bf16* gate_up = nullptr;
-  int64_t gate_up_stride = 0;  // a multiple of 8
-  const bf16* down = nullptr;  // likewise, [dim, width] row-major
-  int64_t down_stride = 0;
+  const bf16* x = nullptr;         // [rows, x_stride], dim values used; 16-byte aligned
+  int64_t x_stride = 0;            // a multiple of 8
+  ExpertMatrices gate_up;          // [GateUpRows(width), dim] of InterleaveGateUp (w_linear_pack.h)
+  ExpertMatrices down;             // [dim, width]
   const int32_t* ids = nullptr;    // [rows, top_k], ascending, each in [0, experts)
   const float* weights = nullptr;  // [rows, top_k]
-  float* out = nullptr;            // [rows, dim]
+  float* out = nullptr;            // [rows, dim], 16-byte aligned; not x
   int rows = 0;
   int dim = 0;
   int width = 0;  // of one expert
@@ -33,17 +40,17 @@ struct ExpertsArgs {
 };
 
 // Whether kernels were built for these shapes: dim and width multiples of 8, experts and top_k as
-// RouteSupports. Asked when a model is loaded.
+// RouteSupports (route.h). Asked when a model is loaded.
 bool ExpertsSupports(int dim, int width, int experts, int top_k);
 
 // Rows that share a read of their experts; more take several passes.
 constexpr int kExpertsPassRows = 1024;
 
-// Bytes of device memory between the products, for up to `rows` rows: for each pair of a row and
-// an expert 2*width + 4*dim + 4, and the list of tiles. Grows until kExpertsPassRows.
+// Bytes of device memory between the products, enough for up to `rows` rows: for each pair of a row
+// and an expert 2*width + 4*dim + 4, and a list of tiles. Grows until kExpertsPassRows.
 size_t ExpertsWorkspaceBytes(int rows, int dim, int width, int experts, int top_k);
 
-// workspace: 16-byte aligned; nothing is kept in it.
+// workspace: 16-byte aligned; what it holds before and after does not matter.
 void Experts(const ExpertsArgs& args, void* workspace, Stream stream);
 
 }  // namespace tandem::kernels::K_WORLD
