@@ -1,7 +1,7 @@
 // Arithmetic, 16-bit floats and bit tricks, device and host definitions side by side.
 //
 // The _rn functions give the same bits in both worlds and are never contracted. ex2, rcp, rsqrt and
-// tanh_acc agree to a few units in the last place only: compare with a tolerance.
+// the _acc functions agree to a few units in the last place only: compare with a tolerance.
 #pragma once
 
 #if !defined(__CUDACC__)
@@ -62,6 +62,31 @@ K_DEVICE float rint_rn(float x) {
 #endif
 }
 
+// The same in f64, rounded likewise: for a few values a row, devices may be slow at it.
+K_DEVICE double fma_f64(double a, double b, double c) {
+#if defined(__CUDACC__)
+  return __fma_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+
+K_DEVICE double mul_f64(double a, double b) {
+#if defined(__CUDACC__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+K_DEVICE double rint_f64(double x) {
+#if defined(__CUDACC__)
+  return ::rint(x);
+#else
+  return std::rint(x);
+#endif
+}
+
 // 2^x; 0 for -infinity. Results below 2^-126 may be 0.
 K_DEVICE float ex2(float x) {
 #if defined(__CUDACC__)
@@ -99,6 +124,48 @@ K_DEVICE float tanh_acc(float x) {
   return ::tanhf(x);
 #else
   return std::tanh(x);
+#endif
+}
+
+// Logarithms of the mathematics library, not the approximate instruction; log1p is log(1 + x).
+K_DEVICE float log_acc(float x) {
+#if defined(__CUDACC__)
+  return ::logf(x);
+#else
+  return std::log(x);
+#endif
+}
+
+K_DEVICE float log1p_acc(float x) {
+#if defined(__CUDACC__)
+  return ::log1pf(x);
+#else
+  return std::log1p(x);
+#endif
+}
+
+// The few values that need f64: once per row, for graphics cards have few units for it.
+K_DEVICE double log_acc(double x) {
+#if defined(__CUDACC__)
+  return ::log(x);
+#else
+  return std::log(x);
+#endif
+}
+
+K_DEVICE double mul_rn_f64(double a, double b) {
+#if defined(__CUDACC__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+K_DEVICE double add_rn_f64(double a, double b) {
+#if defined(__CUDACC__)
+  return __dadd_rn(a, b);
+#else
+  return a + b;
 #endif
 }
 

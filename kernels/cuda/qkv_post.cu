@@ -5,13 +5,17 @@
 //   y[j + dim/2] = n[j + dim/2] cos[j] + n[j] sin[j]
 //   q: R y where K is rotated, else y, rounded to its operand type;  k, v: stored (kv_store.h)
 //
+// In place  q of 16 bits takes the first half of its head's own f32: the warp has read all of the
+//           head before any lane writes. k and v columns are read alone, so the two warps that
+//           read one k head where V has no columns do not meet.
 // Lanes     lane l holds values l*n .. l*n + n - 1, n = dim/32; the rope partner is in lane l ^ 16.
 // Rounding  f32 throughout and once at the end (gemma4.md 2.10): the encoder meets f32.
 // Order     of the sum: a lane's values in ascending order, xor butterfly. A function of dim alone.
 // Launch    grid = ceil(rows*(num_q_heads + 2*num_kv_heads)/8), block = 256; no shared memory.
-// Traffic   per row: reads 2*dim B of x for each q, k and v; for each q and k 2*dim B of weight and
-//           16*live B of cs as well, which stay in L1; for each k and v 4 B of cells in every lane
-//           (one broadcast). Writes 2*dim B for each q, codes and 2 B of scale for each k and v.
+// Traffic   per row: reads 4*dim B of x for each q, k and v; for each q and k 4*dim B of weight and
+//           16*live B of cos and sin as well, which stay in L1; for each k and v 4 B of cells in
+//           every lane (one broadcast). Writes 2*dim B for each q, codes and 2 B of scale for each
+//           k and v.
 // Roofline  40 (dim 256) or 80 (512) shuffles per rotated row; bound by latency in decode, by
 //           memory in prefill, where it is 1-2 % of the time.
 // Truth     QkvPostReference (kernels/reference/qkv_post_ref.h); tests/emu/qkv_post_test.cc.
@@ -21,9 +25,20 @@ namespace tandem::kernels::K_WORLD {
 
 constexpr int kQkvWarps = 8;
 
+// The values of a row from `from` on.
+template <int kValues>
+K_DEVICE void LoadValues(const float* from, float (&x)[kValues]) {
+  K_UNROLL
+  for (int v = 0; v < kValues; v += 4) {
+    const Vec<float, 4> part = ld(reinterpret_cast<const Vec<float, 4>*>(from + v));
+    K_UNROLL
+    for (int i = 0; i < 4; ++i) x[v + i] = part[i];
+  }
+}
+
 // x = RmsNorm(x; weight); a null weight is 1.
 template <int kDim>
-K_DEVICE void NormHead(float (&x)[kDim / kWarp], const bf16* weight, float eps, int lane) {
+K_DEVICE void NormHead(float (&x)[kDim / kWarp], const float* weight, float eps, int lane) {
   constexpr int kValues = kDim / kWarp;
   float sum = 0.0f;
   K_UNROLL
@@ -34,29 +49,31 @@ K_DEVICE void NormHead(float (&x)[kDim / kWarp], const bf16* weight, float eps, 
   for (int i = 0; i < kValues; ++i) x[i] = mul_rn(x[i], inverse);
   if (weight == nullptr) return;
   K_UNROLL
-  for (int v = 0; v < kValues; v += 8) {
-    const Bf16x8 scale = ld_nc(reinterpret_cast<const Bf16x8*>(weight + lane * kValues + v));
+  for (int v = 0; v < kValues; v += 4) {
+    const auto scale = ld_nc(reinterpret_cast<const Vec<float, 4>*>(weight + lane * kValues + v));
     K_UNROLL
-    for (int i = 0; i < 8; ++i) x[v + i] = mul_rn(x[v + i], bf16_to_f32(scale[i]));
+    for (int i = 0; i < 4; ++i) x[v + i] = mul_rn(x[v + i], scale[i]);
   }
 }
 
-// Rope with the row's `cs` [live].
+// Rope with the row's cos and sin [live].
 template <int kDim>
-K_DEVICE void RopeHead(float (&x)[kDim / kWarp], const float2* cs, int live, int lane) {
+K_DEVICE void RopeHead(float (&x)[kDim / kWarp], const float* cos, const float* sin, int live,
+                       int lane) {
   constexpr int kValues = kDim / kWarp;
   const bool lower = lane < kWarp / 2;
   const int first = lane % (kWarp / 2) * kValues;  // of this lane's pairs: all are roped or none
   K_UNROLL
-  for (int v = 0; v < kValues; v += 2) {
-    const float other[2] = {__shfl_xor_sync(kFullMask, x[v], kWarp / 2),
-                            __shfl_xor_sync(kFullMask, x[v + 1], kWarp / 2)};
+  for (int v = 0; v < kValues; v += 4) {
+    float other[4];
+    K_UNROLL
+    for (int i = 0; i < 4; ++i) other[i] = __shfl_xor_sync(kFullMask, x[v + i], kWarp / 2);
     if (first < live) {
-      const Vec<float, 4> two = ld_nc(reinterpret_cast<const Vec<float, 4>*>(cs + first + v));
+      const auto c = ld_nc(reinterpret_cast<const Vec<float, 4>*>(cos + first + v));
+      const auto s = ld_nc(reinterpret_cast<const Vec<float, 4>*>(sin + first + v));
       K_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const float cos = two[2 * i], sin = two[2 * i + 1];
-        x[v + i] = fma_rn(other[i], lower ? -sin : sin, mul_rn(x[v + i], cos));
+      for (int i = 0; i < 4; ++i) {
+        x[v + i] = fma_rn(other[i], lower ? -s[i] : s[i], mul_rn(x[v + i], c[i]));
       }
     }
   }
@@ -79,16 +96,14 @@ __global__ void __launch_bounds__(kQkvWarps* kWarp) QkvPostKernel(QkvPostArgs ar
   }
 
   const int column = is_v && !args.has_v ? head - args.num_kv_heads : head;
-  const bf16* from = args.qkv + row * args.stride + column * kDim + lane * kValues;
+  float* const x_row = args.qkv + row * args.stride;
   float x[kValues];
-  K_UNROLL
-  for (int v = 0; v < kValues; v += 8) {
-    const Bf16x8 part = ld(reinterpret_cast<const Bf16x8*>(from + v));
-    K_UNROLL
-    for (int i = 0; i < 8; ++i) x[v + i] = bf16_to_f32(part[i]);
-  }
+  LoadValues(x_row + column * kDim + lane * kValues, x);
   NormHead<kDim>(x, is_q ? args.q_norm : is_v ? nullptr : args.k_norm, args.eps, lane);
-  if (!is_v) RopeHead<kDim>(x, args.cs + int64_t{row} * args.live, args.live, lane);
+  if (!is_v) {
+    const int64_t angles = int64_t{row} * args.live;
+    RopeHead<kDim>(x, args.cos + angles, args.sin + angles, args.live, lane);
+  }
 
   if (is_q) {
     if (KvHasScale(args.kv.k_format)) {
@@ -97,8 +112,9 @@ __global__ void __launch_bounds__(kQkvWarps* kWarp) QkvPostKernel(QkvPostArgs ar
       K_UNROLL
       for (int i = 0; i < kValues; ++i) x[i] = mul_rn(x[i], kRotationScale<kDim>);
     }
+    __syncwarp();  // every lane has read what another one overwrites
     StoreHalves(x, args.kv.k_format == KvFormat::kBf16,
-                args.q + row * args.q_stride + head * kDim + lane * kValues);
+                reinterpret_cast<uint16_t*>(x_row + head * kDim) + lane * kValues);
     return;
   }
   const int kv_head = head - args.num_q_heads - (is_v ? args.num_kv_heads : 0);

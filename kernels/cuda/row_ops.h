@@ -25,12 +25,12 @@ struct EmbedArgs {
 };
 
 // Per-layer inputs (gemma4.md 2.3), in place on the context projection:
-//   ctx[t,l,:] = (RmsNorm(ctx[t,l,:] * ctx_scale; norm) + table_rows[t,l,:] * table_scale) *
-//   out_scale
+//   ctx[t,l,:] = (RmsNorm(ctx[t,l,:] * ctx_scale; norm)
+//                 + rows_of_table[t,l,:] * table_scale) * out_scale
 struct PleArgs {
-  const bf16* table_rows = nullptr;  // [rows, layers * width]: the tokens' rows of the table
-  float* ctx = nullptr;              // [rows, layers * width], in and out
-  const float* norm = nullptr;       // [width]
+  const bf16* rows_of_table = nullptr;  // [rows, layers * width]: the tokens' rows of the table
+  float* ctx = nullptr;                 // [rows, layers * width], in and out
+  const float* norm = nullptr;          // [width]
   int rows = 0;
   int layers = 0;
   int width = 0;

@@ -25,8 +25,8 @@ inline std::vector<Bf16> RandomBf16(size_t count, uint32_t seed, float scale = 1
   return Rounded(RandomFloats(count, seed, scale));
 }
 
-template <typename T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
+template <typename T, typename Allocator>
+bool SameBits(const std::vector<T, Allocator>& a, const std::vector<T, Allocator>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 

@@ -1,106 +1,187 @@
-// The CUDA norm under emulation against the reference.
+// The CUDA norms under emulation against the reference.
 #include "kernels/cuda/norms.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <vector>
 
 #include "kernels/reference/row_ops_ref.h"
 #include "tests/emu/bf16_rows.h"
+#include "tests/emu/device_vector.h"
 #include "tests/emu/schedules.h"
 #include "tests/kernels/test_backend.h"
 
 namespace tandem::kernels {
 namespace {
 
-std::vector<Bf16> Norm(const std::vector<Bf16>& x, const std::vector<Bf16>& weight, int rows,
-                       int dim, emu::Stream* stream) {
-  std::vector<Bf16> y(x.size());
-  cuda_emu::NormRows({.x = x.data(),
-                      .weight = weight.empty() ? nullptr : weight.data(),
-                      .y = y.data(),
-                      .rows = rows,
-                      .dim = dim,
-                      .eps = 1e-6f},
-                     stream);
-  return y;
-}
+constexpr float kEps = 1e-6f;
 
-struct Case {
+struct NormShape {
   int rows;
   int dim;
-  bool weight;
+  bool weighted;
 };
 
-class NormRowsTest : public testing::TestWithParam<Case> {};
+// Random rows of one shape.
+struct NormProblem {
+  explicit NormProblem(const NormShape& shape, uint32_t seed = 1)
+      : rows(shape.rows),
+        dim(shape.dim),
+        x(OnDevice(RandomFloats(size_t(rows) * dim, seed, 3.0f))),
+        h(OnDevice(RandomFloats(size_t(rows) * dim, seed + 1))),
+        weight(OnDevice(RandomFloats(shape.weighted ? dim : 0, seed + 2))) {}
 
-TEST_P(NormRowsTest, EqualsTheReferenceWithTheSameBitsInEverySchedule) {
-  const auto [rows, dim, weighted] = GetParam();
-  const std::vector<Bf16> x = RandomBf16(static_cast<size_t>(rows) * dim, 1, 3.0f);
-  const std::vector<Bf16> weight = weighted ? RandomBf16(dim, 2) : std::vector<Bf16>();
-  const std::vector<float> wide_x = Widened(x), wide_weight = Widened(weight);
-  std::vector<float> want(x.size());
-  RmsNormReference({.x = wide_x.data(),
-                    .weight = weighted ? wide_weight.data() : nullptr,
+  const float* Weight() const { return weight.empty() ? nullptr : weight.data(); }
+  cuda_emu::NormRowsArgs RowsArgs() const {
+    return {.x = x.data(), .weight = Weight(), .rows = rows, .dim = dim, .eps = kEps};
+  }
+  cuda_emu::NormAddArgs AddArgs(DeviceVector<float>* sum, const float* scale) const {
+    return {.a = x.data(),
+            .weight = weight.data(),
+            .h = sum->data(),
+            .rows = rows,
+            .dim = dim,
+            .eps = kEps,
+            .scale = scale};
+  }
+
+  int rows, dim;
+  DeviceVector<float> x, h, weight;
+};
+
+class NormTest : public testing::TestWithParam<NormShape> {};
+
+TEST_P(NormTest, RowsEqualTheReferenceWithTheSameBitsInEverySchedule) {
+  const NormProblem p(GetParam());
+  std::vector<float> want(p.x.size());
+  RmsNormReference({.x = p.x.data(),
+                    .weight = p.Weight(),
                     .y = want.data(),
-                    .rows = rows,
-                    .dim = dim,
-                    .eps = 1e-6f});
-  std::vector<std::vector<Bf16>> results;
+                    .rows = p.rows,
+                    .dim = p.dim,
+                    .eps = kEps,
+                    .y_f32 = true});
+  std::vector<DeviceVector<float>> results;
   for (const emu::Schedule& schedule : AllSchedules()) {
     emu::Stream stream(schedule, /*os_threads=*/2);
-    results.push_back(Norm(x, weight, rows, dim, &stream));
+    DeviceVector<float>& y = results.emplace_back(p.x.size());
+    DeviceVector<Bf16> rounded(p.x.size());
+    cuda_emu::NormRowsArgs args = p.RowsArgs();
+    args.y = rounded.data();
+    args.y_f32 = y.data();
+    cuda_emu::NormRows(args, &stream);
     ASSERT_EQ(stream.TakeError(), "");
+    for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(rounded[i].bits, ToBf16(y[i]).bits) << i;
   }
-  for (size_t i = 0; i < x.size(); ++i) {
-    // Half a unit of bf16's last place, and what the f32 arithmetic before it may add.
-    ASSERT_NEAR(ToFloat(results[0][i]), want[i], std::abs(want[i]) * 0x1.01p-8f) << i;
-  }
+  EXPECT_LE(RelativeError(results[0], want), kFloatTolerance);
   EXPECT_TRUE(SameBits(results[1], results[0]));
   EXPECT_TRUE(SameBits(results[2], results[0]));
 }
 
-// One vector, part of a warp, one past the first pass, and the models' widths.
-INSTANTIATE_TEST_SUITE_P(Shapes, NormRowsTest,
-                         testing::Values(Case{1, 8, true}, Case{3, 264, false}, Case{2, 2048, true},
-                                         Case{1, 2056, true}, Case{1, 4104, false},
-                                         Case{2, 5376, true}, Case{1, 6144, true}),
-                         [](const testing::TestParamInfo<Case>& info) {
+TEST_P(NormTest, SumsEqualTheReferenceWithTheSameBitsInEverySchedule) {
+  NormShape shape = GetParam();
+  shape.weighted = true;
+  const NormProblem p(shape);
+  for (const DeviceVector<float>& scale : {DeviceVector<float>{0.37f}, DeviceVector<float>()}) {
+    const float* const factor = scale.empty() ? nullptr : scale.data();
+    std::vector<float> want(p.h.begin(), p.h.end());
+    NormAddReference({.a = p.x.data(),
+                      .weight = p.weight.data(),
+                      .h = want.data(),
+                      .rows = p.rows,
+                      .dim = p.dim,
+                      .eps = kEps,
+                      .scale = factor});
+    std::vector<DeviceVector<float>> results;
+    for (const emu::Schedule& schedule : AllSchedules()) {
+      emu::Stream stream(schedule, /*os_threads=*/2);
+      DeviceVector<float>& h = results.emplace_back(p.h);
+      cuda_emu::NormAdd(p.AddArgs(&h, factor), &stream);
+      ASSERT_EQ(stream.TakeError(), "");
+    }
+    EXPECT_LE(RelativeError(results[0], want), kFloatTolerance);
+    EXPECT_TRUE(SameBits(results[1], results[0]));
+    EXPECT_TRUE(SameBits(results[2], results[0]));
+  }
+}
+
+// One vector, golden checkpoints, part of a warp, one past a pass, and the models' widths.
+INSTANTIATE_TEST_SUITE_P(Shapes, NormTest,
+                         testing::Values(NormShape{1, 8, true}, NormShape{5, 64, true},
+                                         NormShape{2, 96, false}, NormShape{3, 264, false},
+                                         NormShape{1, 1024, true}, NormShape{2, 1032, true},
+                                         NormShape{1, 2056, true}, NormShape{1, 4104, false},
+                                         NormShape{2, 5376, true}, NormShape{1, 6144, true}),
+                         [](const testing::TestParamInfo<NormShape>& info) {
                            return std::to_string(info.param.rows) + "x" +
                                   std::to_string(info.param.dim);
                          });
 
-TEST(NormRowsShapesTest, ARowsBitsDoNotDependOnItsNeighbours) {
-  const int rows = 3, dim = 1536;
-  const std::vector<Bf16> x = RandomBf16(rows * dim, 3);
-  const std::vector<Bf16> weight = RandomBf16(dim, 4);
+TEST(NormShapesTest, RowsMayBeNormedInPlace) {
+  NormProblem p({.rows = 3, .dim = 96, .weighted = true});
+  DeviceVector<float> want(p.x.size());
   emu::Stream stream;
-  const std::vector<Bf16> together = Norm(x, weight, rows, dim, &stream);
-  const std::vector<Bf16> last(x.begin() + 2 * dim, x.end());
-  const std::vector<Bf16> alone = Norm(last, weight, 1, dim, &stream);
-  EXPECT_TRUE(SameBits(alone, {together.begin() + 2 * dim, together.end()}));
+  cuda_emu::NormRowsArgs args = p.RowsArgs();
+  args.y_f32 = want.data();
+  cuda_emu::NormRows(args, &stream);
+  args.y_f32 = p.x.data();
+  cuda_emu::NormRows(args, &stream);
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_TRUE(SameBits(p.x, want));
 }
 
-TEST(NormRowsShapesTest, MovesTheBytesOfItsFormula) {
-  const int rows = 4, dim = 5376;
-  const std::vector<Bf16> x(rows * dim), weight(dim);
+TEST(NormShapesTest, ARowsBitsDoNotDependOnItsNeighbours) {
+  const NormProblem p({.rows = 3, .dim = 1536, .weighted = true});
+  const int last = 2 * p.dim;
+  DeviceVector<float> y(p.x.size()), row_y(p.dim), h = p.h, row_h(p.h.begin() + last, p.h.end());
   emu::Stream stream;
-  Norm(x, weight, rows, dim, &stream);
-  const emu::TrafficBytes traffic = stream.TakeTraffic();
-  EXPECT_EQ(traffic.read, 4u * rows * dim);
-  EXPECT_EQ(traffic.written, 2u * rows * dim);
+  cuda_emu::NormRowsArgs rows = p.RowsArgs();
+  rows.y_f32 = y.data();
+  cuda_emu::NormRows(rows, &stream);
+  cuda_emu::NormAddArgs sums = p.AddArgs(&h, nullptr);
+  cuda_emu::NormAdd(sums, &stream);
+  rows.rows = sums.rows = 1;
+  rows.x = sums.a = p.x.data() + last;
+  rows.y_f32 = row_y.data();
+  sums.h = row_h.data();
+  cuda_emu::NormRows(rows, &stream);
+  cuda_emu::NormAdd(sums, &stream);
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_TRUE(SameBits(row_y, {y.begin() + last, y.end()}));
+  EXPECT_TRUE(SameBits(row_h, {h.begin() + last, h.end()}));
 }
 
-TEST(NormRowsShapesTest, WidthsWithoutAKernelAreTold) {
-  for (const int dim : {8, 1536, 5376, 6144}) EXPECT_TRUE(cuda_emu::NormRowsSupports(dim)) << dim;
-  for (const int dim : {0, -8, 4, 1540, 6152}) EXPECT_FALSE(cuda_emu::NormRowsSupports(dim)) << dim;
+TEST(NormShapesTest, MoveTheBytesOfTheirFormulas) {
+  const NormProblem p({.rows = 4, .dim = 5376, .weighted = true});
+  const uint64_t values = p.x.size();
+  DeviceVector<Bf16> y(values);
+  DeviceVector<float> h = p.h;
+  emu::Stream stream;
+  cuda_emu::NormRowsArgs args = p.RowsArgs();
+  args.y = y.data();
+  cuda_emu::NormRows(args, &stream);
+  const emu::TrafficBytes rows = stream.TakeTraffic();
+  EXPECT_EQ(rows.read, 8 * values);
+  EXPECT_EQ(rows.written, 2 * values);
+  const DeviceVector<float> scale = {0.5f};
+  cuda_emu::NormAdd(p.AddArgs(&h, scale.data()), &stream);
+  const emu::TrafficBytes sums = stream.TakeTraffic();
+  EXPECT_EQ(sums.read, 12 * values + 4u * 256 * p.rows);
+  EXPECT_EQ(sums.written, 4 * values);
 }
 
-TEST(NormRowsShapesTest, NoRowsAreNoWork) {
+TEST(NormShapesTest, WidthsWithoutAKernelAreTold) {
+  for (const int dim : {8, 32, 96, 1536, 5376, 6144}) {
+    EXPECT_TRUE(cuda_emu::NormSupports(dim)) << dim;
+  }
+  for (const int dim : {0, -8, 4, 1540, 6152}) EXPECT_FALSE(cuda_emu::NormSupports(dim)) << dim;
+}
+
+TEST(NormShapesTest, NoRowsAreNoWork) {
   emu::Stream stream;
   cuda_emu::NormRows({.dim = 1536}, &stream);
+  cuda_emu::NormAdd({.dim = 1536}, &stream);
   EXPECT_EQ(stream.TakeError(), "");
 }
 

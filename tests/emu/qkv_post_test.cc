@@ -6,13 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/ops.h"
 #include "kernels/reference/kv_row_ref.h"
 #include "kernels/reference/qkv_post_ref.h"
-#include "tests/emu/bf16_rows.h"
+#include "tests/emu/device_vector.h"
 #include "tests/emu/kv_pools.h"
 #include "tests/emu/schedules.h"
 #include "tests/kernels/kv_rows.h"
@@ -35,34 +36,35 @@ struct QkvCase {
         has_v(has_v),
         live(live) {
     stride = (num_q_heads + (has_v ? 2 : 1) * num_kv_heads) * shape.head_dim + 8;
-    qkv = RandomBf16(size_t(rows) * stride, 1, 2.0f);
-    q_norm = RandomBf16(shape.head_dim, 2);
-    k_norm = RandomBf16(shape.head_dim, 3);
+    qkv = OnDevice(RandomFloats(size_t(rows) * stride, 1, 2.0f));
+    q_norm = OnDevice(RandomFloats(shape.head_dim, 2));
+    k_norm = OnDevice(RandomFloats(shape.head_dim, 3));
     for (const float angle : RandomFloats(size_t(rows) * live, 4)) {
-      cs.push_back({std::cos(angle), std::sin(angle)});
+      cos.push_back(std::cos(angle));
+      sin.push_back(std::sin(angle));
     }
     for (int t = 0; t < rows; ++t) cells.push_back((t * 37 + 5) % (rows * 40));
   }
 
   int blocks() const { return (rows * 40 >> shape.log2_block_tokens) + 1; }
   int q_values() const { return num_q_heads * shape.head_dim; }
-  const Bf16* Head(int t, int head) const {
+  const float* Head(int t, int head) const {
     return qkv.data() + size_t(t) * stride + head * shape.head_dim;
   }
 
-  cuda_emu::QkvPostArgs Args(const KvView& view, uint16_t* q) const {
-    return {.qkv = qkv.data(),
+  // On a copy of qkv, whose q heads are replaced.
+  cuda_emu::QkvPostArgs Args(const KvView& view, DeviceVector<float>* copy) const {
+    return {.qkv = copy->data(),
             .stride = stride,
             .rows = rows,
             .num_q_heads = num_q_heads,
             .num_kv_heads = num_kv_heads,
             .head_dim = shape.head_dim,
             .has_v = has_v,
-            .q = q,
-            .q_stride = q_values(),
             .q_norm = q_norm.data(),
             .k_norm = k_norm.data(),
-            .cs = cs.data(),
+            .cos = cos.data(),
+            .sin = sin.data(),
             .live = live,
             .eps = kEps,
             .kv = view,
@@ -70,13 +72,13 @@ struct QkvCase {
   }
 
   // A head behind its norm and rope, in the kernel's order of f32 operations; weight null: v.
-  std::vector<float> NormRope(int t, const Bf16* x, const Bf16* weight) const {
+  std::vector<float> NormRope(int t, const float* x, const float* weight) const {
     const int dim = shape.head_dim, half = dim / 2, each = dim / 32;
     float sum[32];
     for (int lane = 0; lane < 32; ++lane) {
       sum[lane] = 0.0f;
       for (int i = lane * each; i < (lane + 1) * each; ++i) {
-        sum[lane] = std::fma(ToFloat(x[i]), ToFloat(x[i]), sum[lane]);
+        sum[lane] = std::fma(x[i], x[i], sum[lane]);
       }
     }
     for (int off = 16; off > 0; off /= 2) {
@@ -85,13 +87,13 @@ struct QkvCase {
     const float inverse = 1.0f / std::sqrt(sum[0] / static_cast<float>(dim) + kEps);
     std::vector<float> y;
     for (int i = 0; i < dim; ++i) {
-      y.push_back(ToFloat(x[i]) * inverse * (weight != nullptr ? ToFloat(weight[i]) : 1.0f));
+      y.push_back(x[i] * inverse * (weight != nullptr ? weight[i] : 1.0f));
     }
     for (int j = 0; j < (weight != nullptr ? live : 0); ++j) {
-      const auto [cos, sin] = cs[size_t(t) * live + j];
+      const float c = cos[size_t(t) * live + j], s = sin[size_t(t) * live + j];
       const float a = y[j], b = y[j + half];
-      y[j] = std::fma(b, -sin, a * cos);
-      y[j + half] = std::fma(a, sin, b * cos);
+      y[j] = std::fma(b, -s, a * c);
+      y[j + half] = std::fma(a, s, b * c);
     }
     return y;
   }
@@ -103,7 +105,18 @@ struct QkvCase {
     return NormRope(t, Head(t, num_q_heads + head + (has_v ? num_kv_heads : 0)), nullptr);
   }
 
-  // All q as attention takes them.
+  // The 16-bit values of all q heads that the kernel left in a copy of qkv.
+  std::vector<uint16_t> QOf(const DeviceVector<float>& copy) const {
+    const int dim = shape.head_dim;
+    std::vector<uint16_t> q(size_t(rows) * q_values());
+    for (int t = 0; t < rows; ++t) {
+      for (int n = 0; n < num_q_heads; ++n) {
+        std::memcpy(&q[size_t(t) * q_values() + n * dim], &copy[size_t(t) * stride + n * dim],
+                    2 * dim);
+      }
+    }
+    return q;
+  }
   std::vector<uint16_t> WantQ() const {
     std::vector<uint16_t> q;
     for (int t = 0; t < rows; ++t) {
@@ -136,9 +149,8 @@ struct QkvCase {
   int rows, num_q_heads, num_kv_heads;
   bool has_v;
   int live, stride;
-  std::vector<Bf16> qkv, q_norm, k_norm;
-  std::vector<cuda_emu::float2> cs;
-  std::vector<int32_t> cells;
+  DeviceVector<float> qkv, q_norm, k_norm, cos, sin;
+  DeviceVector<int32_t> cells;
 };
 
 TEST(QkvPostKernelTest, TheOrderOfOperationsMeetsTheReference) {
@@ -149,12 +161,7 @@ TEST(QkvPostKernelTest, TheOrderOfOperationsMeetsTheReference) {
                              .k_format = KvFormat::kF32,
                              .v_format = KvFormat::kF32};
       const QkvCase test(shape, 3, 3, 2, has_v, dim == 256 ? 128 : 64);
-      std::vector<float> qkv = Widened(test.qkv), cos, sin;
-      const std::vector<float> q_norm = Widened(test.q_norm), k_norm = Widened(test.k_norm);
-      for (const auto& [c, s] : test.cs) {
-        cos.push_back(c);
-        sin.push_back(s);
-      }
+      DeviceVector<float> qkv = test.qkv;
       PagedKv kv(shape, test.blocks());
       QkvPostReference({.qkv = qkv.data(),
                         .stride = test.stride,
@@ -163,10 +170,10 @@ TEST(QkvPostKernelTest, TheOrderOfOperationsMeetsTheReference) {
                         .num_kv_heads = test.num_kv_heads,
                         .head_dim = dim,
                         .has_v = has_v,
-                        .q_norm = q_norm.data(),
-                        .k_norm = k_norm.data(),
-                        .cos = cos.data(),
-                        .sin = sin.data(),
+                        .q_norm = test.q_norm.data(),
+                        .k_norm = test.k_norm.data(),
+                        .cos = test.cos.data(),
+                        .sin = test.sin.data(),
                         .live = test.live,
                         .eps = kEps,
                         .kv = kv.view(),
@@ -205,18 +212,18 @@ TEST(QkvPostKernelTest, EveryPairOfFormatsStoresTheReferencesBytesInEverySchedul
         const std::vector<uint16_t> want_q = test.WantQ();
         for (const emu::Schedule& schedule : AllSchedules()) {
           PagedKv kv(shape, test.blocks());
-          std::vector<uint16_t> q(want_q.size());
+          DeviceVector<float> qkv = test.qkv;
           cuda_emu::KvRowCounts counts;
-          std::vector<int32_t> nonfinite(test.rows);
-          cuda_emu::QkvPostArgs args = test.Args(kv.view(), q.data());
+          DeviceVector<int32_t> nonfinite(test.rows);
+          cuda_emu::QkvPostArgs args = test.Args(kv.view(), &qkv);
           args.nonfinite = nonfinite.data();
           args.counts = &counts;
           emu::Stream stream(schedule, /*os_threads=*/2);
           cuda_emu::QkvPost(args, &stream);
           ASSERT_EQ(stream.TakeError(), "");
           EXPECT_TRUE(SamePools(kv, want));
-          EXPECT_EQ(q, want_q);
-          EXPECT_EQ(nonfinite, std::vector<int32_t>(test.rows));
+          EXPECT_EQ(test.QOf(qkv), want_q);
+          EXPECT_EQ(nonfinite, DeviceVector<int32_t>(test.rows));
           for (const uint64_t* count : {counts.nonfinite, counts.clamped, counts.zero}) {
             EXPECT_EQ(count[0] + count[1], 0u);
           }
@@ -232,37 +239,34 @@ TEST(QkvPostKernelTest, ALayerThatSharesKvRotatesQAsItsDonorAsks) {
       const KvShape shape = {.head_dim = dim, .k_format = format, .v_format = KvFormat::kQ8};
       const QkvCase test(shape, 2, 3, /*num_kv_heads=*/0, true, 64);
       PagedKv donor(shape, 1), untouched(shape, 1);
-      std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+      DeviceVector<float> qkv = test.qkv;
       emu::Stream stream;
-      cuda_emu::QkvPost(test.Args(donor.view(), q.data()), &stream);
+      cuda_emu::QkvPost(test.Args(donor.view(), &qkv), &stream);
       ASSERT_EQ(stream.TakeError(), "");
-      EXPECT_EQ(q, test.WantQ()) << NameOf(format) << " " << dim;
+      EXPECT_EQ(test.QOf(qkv), test.WantQ()) << NameOf(format) << " " << dim;
       EXPECT_TRUE(SamePools(donor, untouched));
     }
   }
 }
 
-TEST(QkvPostKernelTest, QMayTakeThePlaceOfItsOwnColumns) {
+TEST(QkvPostKernelTest, QTakesTheFirstHalfOfItsHeadAndTheRestStays) {
   const KvShape shape = {.k_format = KvFormat::kTurbo4, .v_format = KvFormat::kQ8};
-  QkvCase test(shape, 3, 4, 1, true, 128);
-  const std::vector<uint16_t> want_q = test.WantQ();
+  const QkvCase test(shape, 3, 4, 1, true, 128);
   PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
   test.WantRows(&want);
-  std::vector<uint16_t> bits;
-  for (const Bf16 x : test.qkv) bits.push_back(x.bits);
-  const std::vector<uint16_t> before = bits;
-  cuda_emu::QkvPostArgs args = test.Args(kv.view(), reinterpret_cast<uint16_t*>(test.qkv.data()));
-  args.q_stride = test.stride;
+  DeviceVector<float> qkv = test.qkv;
   emu::Stream stream;
-  cuda_emu::QkvPost(args, &stream);
+  cuda_emu::QkvPost(test.Args(kv.view(), &qkv), &stream);
   ASSERT_EQ(stream.TakeError(), "");
   EXPECT_TRUE(SamePools(kv, want));
+  EXPECT_EQ(test.QOf(qkv), test.WantQ());
   for (int t = 0; t < test.rows; ++t) {
     for (int i = 0; i < test.stride; ++i) {
+      const bool is_q = i < test.q_values() && i % shape.head_dim < shape.head_dim / 2;
       const size_t at = size_t(t) * test.stride + i;
-      const bool is_q = i < test.q_values();
-      ASSERT_EQ(test.qkv[at].bits, is_q ? want_q[size_t(t) * test.q_values() + i] : before[at])
-          << "row " << t << " column " << i;
+      if (!is_q) {
+        ASSERT_EQ(qkv[at], test.qkv[at]) << "row " << t << " column " << i;
+      }
     }
   }
 }
@@ -273,33 +277,33 @@ TEST(QkvPostKernelTest, ARowWithoutACellStoresNothingAndStillHasItsQ) {
   test.cells[1] = test.cells[3] = -1;
   PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
   test.WantRows(&want);
-  std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+  DeviceVector<float> qkv = test.qkv;
   emu::Stream stream;
-  cuda_emu::QkvPost(test.Args(kv.view(), q.data()), &stream);
+  cuda_emu::QkvPost(test.Args(kv.view(), &qkv), &stream);
   ASSERT_EQ(stream.TakeError(), "");
   EXPECT_TRUE(SamePools(kv, want));
-  EXPECT_EQ(q, test.WantQ());
+  EXPECT_EQ(test.QOf(qkv), test.WantQ());
 }
 
 TEST(QkvPostKernelTest, ARowsBitsDoNotDependOnItsNeighbours) {
   const KvShape shape = {
       .head_dim = 512, .k_format = KvFormat::kTurbo4, .v_format = KvFormat::kTurbo2};
-  QkvCase test(shape, 5, 2, 1, false, 64);
+  const QkvCase test(shape, 5, 2, 1, false, 64);
   PagedKv together(shape, test.blocks()), alone(shape, test.blocks());
-  std::vector<uint16_t> q(size_t(test.rows) * test.q_values()), row_q(test.q_values());
+  DeviceVector<float> qkv = test.qkv, one_by_one = test.qkv;
   emu::Stream stream;
-  cuda_emu::QkvPost(test.Args(together.view(), q.data()), &stream);
+  cuda_emu::QkvPost(test.Args(together.view(), &qkv), &stream);
   for (int t = test.rows - 1; t >= 0; --t) {
-    cuda_emu::QkvPostArgs args = test.Args(alone.view(), row_q.data());
+    cuda_emu::QkvPostArgs args = test.Args(alone.view(), &one_by_one);
     args.rows = 1;
     args.qkv += int64_t{t} * test.stride;
-    args.cs += t * test.live;
+    args.cos += t * test.live;
+    args.sin += t * test.live;
     args.cells += t;
     cuda_emu::QkvPost(args, &stream);
-    EXPECT_EQ(row_q, std::vector<uint16_t>(q.begin() + t * test.q_values(),
-                                           q.begin() + (t + 1) * test.q_values()));
   }
   ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_EQ(test.QOf(one_by_one), test.QOf(qkv));
   EXPECT_TRUE(SamePools(together, alone));
 }
 
@@ -309,22 +313,22 @@ TEST(QkvPostKernelTest, ARowThatIsNotFiniteIsMarkedAndItsNeighboursAreNot) {
     const KvShape shape = {.num_kv_heads = 2, .k_format = format, .v_format = format};
     QkvCase test(shape, 3, 1, 2, true, 128);
     // Given a NaN in row 1's second k head, and both v heads of row 2 with an infinity.
-    const Bf16 inf = ToBf16(std::numeric_limits<float>::infinity());
-    test.qkv[test.stride + 2 * 256 + 77] = ToBf16(std::numeric_limits<float>::quiet_NaN());
+    const float inf = std::numeric_limits<float>::infinity();
+    test.qkv[test.stride + 2 * 256 + 77] = std::numeric_limits<float>::quiet_NaN();
     test.qkv[2 * test.stride + 3 * 256] = test.qkv[2 * test.stride + 5 * 256 - 1] = inf;
     PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
     test.WantRows(&want);
-    std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+    DeviceVector<float> qkv = test.qkv;
     cuda_emu::KvRowCounts counts;
-    std::vector<int32_t> nonfinite(test.rows);
-    cuda_emu::QkvPostArgs args = test.Args(kv.view(), q.data());
+    DeviceVector<int32_t> nonfinite(test.rows);
+    cuda_emu::QkvPostArgs args = test.Args(kv.view(), &qkv);
     args.nonfinite = nonfinite.data();
     args.counts = &counts;
     emu::Stream stream;
     cuda_emu::QkvPost(args, &stream);
     ASSERT_EQ(stream.TakeError(), "");
     EXPECT_TRUE(SamePools(kv, want));
-    EXPECT_EQ(nonfinite, (std::vector<int32_t>{0, 1, 2}));
+    EXPECT_EQ(nonfinite, (DeviceVector<int32_t>{0, 1, 2}));
     EXPECT_EQ(counts.nonfinite[0], 1u);
     EXPECT_EQ(counts.nonfinite[1], 2u);
   }
@@ -333,12 +337,12 @@ TEST(QkvPostKernelTest, ARowThatIsNotFiniteIsMarkedAndItsNeighboursAreNot) {
 TEST(QkvPostKernelTest, AZeroProjectionIsStoredAsZeroRowsAndCounted) {
   const KvShape shape = {.k_format = KvFormat::kTurbo3, .v_format = KvFormat::kQ8};
   QkvCase test(shape, 2, 1, 1, true, 128);
-  std::fill(test.qkv.begin(), test.qkv.end(), Bf16{});
+  std::fill(test.qkv.begin(), test.qkv.end(), 0.0f);
   PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
   test.WantRows(&want);
-  std::vector<uint16_t> q(size_t(test.rows) * test.q_values());
+  DeviceVector<float> qkv = test.qkv;
   cuda_emu::KvRowCounts counts;
-  cuda_emu::QkvPostArgs args = test.Args(kv.view(), q.data());
+  cuda_emu::QkvPostArgs args = test.Args(kv.view(), &qkv);
   args.counts = &counts;
   emu::Stream stream;
   cuda_emu::QkvPost(args, &stream);
@@ -358,13 +362,13 @@ TEST(QkvPostKernelTest, MovesTheBytesOfItsFormula) {
     for (const bool has_v : {true, false}) {
       const QkvCase test(shape, rows, q_heads, kv_heads, has_v, live);
       PagedKv kv(shape, test.blocks());
-      std::vector<uint16_t> q(size_t(rows) * test.q_values());
+      DeviceVector<float> qkv = test.qkv;
       emu::Stream stream;
-      cuda_emu::QkvPost(test.Args(kv.view(), q.data()), &stream);
+      cuda_emu::QkvPost(test.Args(kv.view(), &qkv), &stream);
       const emu::TrafficBytes traffic = stream.TakeTraffic();
       EXPECT_EQ(traffic.read,
-                rows * ((q_heads + 2 * kv_heads) * 2u * dim +
-                        (q_heads + kv_heads) * (2u * dim + 16 * live) + 2 * kv_heads * 32 * 4));
+                rows * ((q_heads + 2 * kv_heads) * 4u * dim +
+                        (q_heads + kv_heads) * (4u * dim + 16 * live) + 2 * kv_heads * 32 * 4));
       EXPECT_EQ(traffic.written,
                 rows * (q_heads * 2u * dim + kv_heads * (dim + 2 + dim * 3 / 8 + 2)));
     }
