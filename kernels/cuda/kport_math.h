@@ -62,31 +62,6 @@ K_DEVICE float rint_rn(float x) {
 #endif
 }
 
-// The same in f64, rounded likewise: for a few values a row, devices may be slow at it.
-K_DEVICE double fma_f64(double a, double b, double c) {
-#if defined(__CUDACC__)
-  return __fma_rn(a, b, c);
-#else
-  return std::fma(a, b, c);
-#endif
-}
-
-K_DEVICE double mul_f64(double a, double b) {
-#if defined(__CUDACC__)
-  return __dmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-
-K_DEVICE double rint_f64(double x) {
-#if defined(__CUDACC__)
-  return ::rint(x);
-#else
-  return std::rint(x);
-#endif
-}
-
 // 2^x; 0 for -infinity. Results below 2^-126 may be 0.
 K_DEVICE float ex2(float x) {
 #if defined(__CUDACC__)
@@ -144,7 +119,7 @@ K_DEVICE float log1p_acc(float x) {
 #endif
 }
 
-// The few values that need f64: once per row, for graphics cards have few units for it.
+// The few values that need f64: few per row, for graphics cards have few units for it.
 K_DEVICE double log_acc(double x) {
 #if defined(__CUDACC__)
   return ::log(x);
@@ -166,6 +141,22 @@ K_DEVICE double add_rn_f64(double a, double b) {
   return __dadd_rn(a, b);
 #else
   return a + b;
+#endif
+}
+
+K_DEVICE double fma_rn_f64(double a, double b, double c) {
+#if defined(__CUDACC__)
+  return __fma_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+
+K_DEVICE double rint_rn_f64(double x) {
+#if defined(__CUDACC__)
+  return ::rint(x);
+#else
+  return std::rint(x);
 #endif
 }
 

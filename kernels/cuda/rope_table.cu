@@ -27,7 +27,7 @@ K_DEVICE double AlternatingSeries(double s) {
   K_UNROLL
   for (int k = kTerms - 1; k > 0; --k) {
     const double step = -1.0 / ((kFirst + 2 * k) * (kFirst + 2 * k - 1));
-    sum = fma_f64(mul_f64(s, step), sum, 1.0);
+    sum = fma_rn_f64(mul_rn_f64(s, step), sum, 1.0);
   }
   return sum;
 }
@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(kRopeThreads) RopeTableKernel(RopeTableArgs ar
 
   constexpr double kTwoOverPi = 0x1.45f306dc9c883p-1;
   constexpr double kHalfPi = 0x1.921fb54442d18p+0, kHalfPiRest = 0x1.1a62633145c07p-54;
-  const double n = rint_f64(mul_f64(angle, kTwoOverPi));
-  const double r = fma_f64(-n, kHalfPiRest, fma_f64(-n, kHalfPi, angle));
-  const double s = mul_f64(r, r);
-  const float sin_r = static_cast<float>(mul_f64(r, AlternatingSeries<1, 7>(s)));
+  const double n = rint_rn_f64(mul_rn_f64(angle, kTwoOverPi));
+  const double r = fma_rn_f64(-n, kHalfPiRest, fma_rn_f64(-n, kHalfPi, angle));
+  const double s = mul_rn_f64(r, r);
+  const float sin_r = static_cast<float>(mul_rn_f64(r, AlternatingSeries<1, 7>(s)));
   const float cos_r = static_cast<float>(AlternatingSeries<0, 8>(s));
   const int quarter = static_cast<int>(n) & 3;
   const float cos = quarter % 2 == 0 ? cos_r : sin_r, sin = quarter % 2 == 0 ? sin_r : cos_r;
