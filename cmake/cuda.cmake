@@ -23,6 +23,14 @@ function(tandem_find_nvcc problem)
     set(${problem} "${TANDEM_NVCC} is older than 12.8, the first for sm_120" PARENT_SCOPE)
     return()
   endif()
+  get_filename_component(root "${TANDEM_NVCC}" DIRECTORY)
+  get_filename_component(root "${root}" DIRECTORY)
+  find_library(TANDEM_CUDART cudart_static
+    HINTS "${root}/lib64" "${root}/lib" "${root}/targets/x86_64-linux/lib")
+  if(NOT TANDEM_CUDART)
+    set(${problem} "${root} has no libcudart_static.a" PARENT_SCOPE)
+    return()
+  endif()
   set(${problem} "" PARENT_SCOPE)
 endfunction()
 
@@ -40,21 +48,33 @@ else()
   endif()
 endif()
 
-# tandem_cuda_library(name a.cu ...): device code for every architecture, its kernels within the
-# register budgets of budget.txt in the same folder (kernels/cuda/compile_cu.py). Defines nothing where
-# TANDEM_WITH_CUDA is off.
-function(tandem_cuda_library name)
-  if(NOT TANDEM_WITH_CUDA)
-    return()
-  endif()
+if(TANDEM_WITH_CUDA)
+  # The CUDA runtime, linked in: it finds the driver when the program runs.
+  add_library(tandem_cudart INTERFACE)
+  target_link_libraries(tandem_cudart INTERFACE "${TANDEM_CUDART}" Threads::Threads
+    ${CMAKE_DL_LIBS} rt)
+endif()
+
+set(TANDEM_CUDA_ARCHITECTURES "" CACHE STRING
+  "What nvcc compiles for, such as 80;90a, beside PTX of 8.0 (empty: all of compile_cu.py)")
+
+# tandem_cuda_objects(variable a.cu ...): sets the variable to objects with device code for every
+# architecture, their kernels within the register budgets of budget.txt in the same folder
+# (kernels/cuda/compile_cu.py). Only where TANDEM_WITH_CUDA is on.
+function(tandem_cuda_objects variable)
   set(script "${PROJECT_SOURCE_DIR}/kernels/cuda/compile_cu.py")
   set(budget "${CMAKE_CURRENT_SOURCE_DIR}/budget.txt")
+  set(options "--nvcc" "${TANDEM_NVCC}" "--launcher=${CMAKE_CXX_COMPILER_LAUNCHER}"
+    "--root" "${PROJECT_SOURCE_DIR}")
+  if(TANDEM_CUDA_ARCHITECTURES)
+    string(REPLACE ";" "," architectures "${TANDEM_CUDA_ARCHITECTURES}")
+    list(APPEND options "--architectures" "${architectures}")
+  endif()
   set(objects)
   foreach(source ${ARGN})
     set(object "${CMAKE_CURRENT_BINARY_DIR}/${source}.o")
     add_custom_command(OUTPUT "${object}"
-      COMMAND "${TANDEM_PYTHON}" "${script}" --nvcc "${TANDEM_NVCC}"
-        "--launcher=${CMAKE_CXX_COMPILER_LAUNCHER}" --root "${PROJECT_SOURCE_DIR}"
+      COMMAND "${TANDEM_PYTHON}" "${script}" ${options}
         --budget "${budget}" --object "${object}" --depfile "${object}.d"
         "${CMAKE_CURRENT_SOURCE_DIR}/${source}"
       DEPENDS "${source}" "${script}" "${budget}"
@@ -64,8 +84,19 @@ function(tandem_cuda_library name)
     list(APPEND objects "${object}")
   endforeach()
   set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+  set(${variable} ${objects} PARENT_SCOPE)
+endfunction()
+
+# tandem_cuda_library(name a.cu ...): the same as a library, with the CUDA runtime. Defines nothing
+# where TANDEM_WITH_CUDA is off.
+function(tandem_cuda_library name)
+  if(NOT TANDEM_WITH_CUDA)
+    return()
+  endif()
+  tandem_cuda_objects(objects ${ARGN})
   add_library(${name} STATIC ${objects})
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(${name} INTERFACE tandem_cudart)
 endfunction()
 
 # tandem_emulated_sources(target a.cu ...): the same files as host C++, part of `target`.

@@ -98,18 +98,20 @@ def main():
     parser.add_argument("--budget", required=True)
     parser.add_argument("--object", required=True)
     parser.add_argument("--depfile", required=True)
+    parser.add_argument("--architectures", default=",".join(ARCHITECTURES), metavar="80,90a")
     parser.add_argument("source")
     args = parser.parse_args()
+    architectures = args.architectures.split(",")
 
     command = [args.launcher] if args.launcher else []
     command += [args.nvcc, "-std=c++20", "-O3", "-lineinfo", "--expt-relaxed-constexpr"]
     command += ["-Werror", "all-warnings", "-Xptxas", "-v"]
     command += ["-Xcompiler", "-fPIC,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror"]
-    for arch in ARCHITECTURES:
+    for arch in architectures:
         command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
     command += ["-gencode", f"arch=compute_{PTX},code=compute_{PTX}", "-I", args.root]
     command += ["-MD", "-MT", args.object, "-MF", args.depfile]
-    command += ["-c", args.source, "-o", args.object]
+    command += ["-x", "cu", "-c", args.source, "-o", args.object]
     done = subprocess.run(command, capture_output=True, text=True)
     report = done.stdout + done.stderr
     if done.returncode != 0:
@@ -123,7 +125,12 @@ def main():
         out.write("kernel architecture registers stack\n")
         out.writelines(" ".join(map(str, row)) + "\n" for row in rows)
     file_name = os.path.basename(args.source)
-    errors = check(rows, read_budget(args.budget, file_name), file_name)
+    budget = {
+        (kernel, arch): most
+        for (kernel, arch), most in read_budget(args.budget, file_name).items()
+        if arch in ["*", *architectures]
+    }
+    errors = check(rows, budget, file_name)
     for error in errors:
         print(f"{args.source}: {error}", file=sys.stderr)
     if errors:

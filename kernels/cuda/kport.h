@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -87,7 +88,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t smem, 
     const Call& c = *static_cast<const Call*>(context);
     std::apply(c.kernel, c.arguments);
   };
-  stream->Launch({run, &call}, {grid, static_cast<unsigned>(threads), smem});
+  const auto copy = [](const void* context) -> std::shared_ptr<const void> {
+    return std::make_shared<Call>(*static_cast<const Call*>(context));
+  };
+  stream->Launch({run, &call, copy}, {grid, static_cast<unsigned>(threads), smem});
 #endif
 }
 

@@ -32,6 +32,8 @@ struct Schedule {
 struct Kernel {
   void (*call)(const void* context);
   const void* context;
+  // A copy of the context, for a launch that runs after its caller has gone on.
+  std::shared_ptr<const void> (*copy)(const void* context);
 };
 
 struct LaunchShape {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -47,7 +48,7 @@ uint64_t BlockAt(const Schedule& schedule, uint64_t i, uint64_t blocks) {
 
 }  // namespace
 
-Stream::Stream(Schedule schedule, int os_threads) : schedule_(schedule) {
+Stream::Stream(Schedule schedule, int os_threads, Runs runs) : schedule_(schedule), runs_(runs) {
   for (int i = 0; i < std::max(os_threads, 1); ++i) {
     runners_.push_back(std::make_unique<BlockRunner>());
   }
@@ -55,9 +56,67 @@ Stream::Stream(Schedule schedule, int os_threads) : schedule_(schedule) {
 
 Stream::~Stream() = default;
 
+void Stream::Give(std::function<void(Stream*)> work) {
+  if (capture_ != nullptr) {
+    capture_->work.push_back(std::move(work));
+    return;
+  }
+  ++given_;
+  if (runs_ == Runs::kAtOnce) {
+    work(this);
+  } else {
+    waiting_.push_back(std::move(work));
+  }
+}
+
+void Stream::Await(uint64_t given) {
+  while (!waiting_.empty() && given_ - waiting_.size() < given) {
+    const std::function<void(Stream*)> work = std::move(waiting_.front());
+    waiting_.pop_front();
+    work(this);
+  }
+}
+
 void Stream::Launch(const Kernel& kernel, const LaunchShape& shape) {
   if (error_.empty()) error_ = ShapeError(shape);
   if (!error_.empty()) return;
+  if (runs_ == Runs::kAtOnce && capture_ == nullptr) {
+    ++given_;
+    Run(kernel, shape);
+    return;
+  }
+  Give([call = kernel.call, context = kernel.copy(kernel.context), shape](Stream* stream) {
+    if (stream->error_.empty()) stream->Run({call, context.get(), nullptr}, shape);
+  });
+}
+
+void Stream::Copy(void* dst, const void* src, size_t bytes) {
+  Give([=](Stream* stream) {
+    if (stream->error_.empty()) std::memcpy(dst, src, bytes);
+  });
+}
+
+void Stream::Fill(void* dst, unsigned char value, size_t bytes) {
+  Give([=](Stream* stream) {
+    if (stream->error_.empty()) std::memset(dst, value, bytes);
+  });
+}
+
+void Stream::LaunchGraph(std::shared_ptr<const Graph> graph) {
+  Give([graph = std::move(graph)](Stream* stream) {
+    for (const auto& work : graph->work) work(stream);
+  });
+}
+
+void Stream::Mark(std::function<void()> run) {
+  Give([run = std::move(run)](Stream*) { run(); });
+}
+
+void Stream::BeginCapture() { capture_ = std::make_shared<Graph>(); }
+
+std::shared_ptr<const Graph> Stream::EndCapture() { return std::exchange(capture_, nullptr); }
+
+void Stream::Run(const Kernel& kernel, const LaunchShape& shape) {
   const uint64_t blocks = uint64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
   std::atomic<uint64_t> next{0};
   std::atomic<BlockRunner*> failed{nullptr};
