@@ -42,6 +42,13 @@ constexpr size_t PackedCodeBytes(WeightFormat format, int out, int in) {
 }
 constexpr size_t PackedCodeScales(int out, int in) { return PackedCodeBlocks(out, in) * 32; }
 
+// Where the codes and scales of a matrix go.
+struct CodeTarget {
+  WeightFormat format = WeightFormat::kInt8;  // or kInt4
+  std::byte* codes = nullptr;                 // [PackedCodeBytes]
+  F16* scales = nullptr;                      // [PackedCodeScales]
+};
+
 // Codes of one group.
 //   format  kInt8 or kInt4
 //   values  [32], zeros behind the end of a row
@@ -55,8 +62,7 @@ bool EncodeWeightGroup(WeightFormat format, const float* values, int8_t* codes, 
 //   codes   [32 * WeightGroups(in)]
 //   scales  [WeightGroups(in)]
 //   false   as above
-bool EncodeWeightRow(WeightFormat format, const std::byte* row, int in, int8_t* codes,
-                     F16* scales);
+bool EncodeWeightRow(WeightFormat format, const std::byte* row, int in, int8_t* codes, F16* scales);
 
 inline float DecodeWeight(F16 scale, int8_t code) {
   return ToFloat(scale) * static_cast<float>(code);
