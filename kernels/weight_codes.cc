@@ -1,6 +1,8 @@
-// Four values at a time in the compiler's own vectors, which every x86-64 has: the sixteen
-// candidates of int4 make this the slowest part of loading. Sums are in one fixed order.
+// Four values at a time, which every x86-64 can: the sixteen candidates of int4 make this the
+// slowest part of loading. Sums are in one fixed order.
 #include "kernels/weight_codes.h"
+
+#include <emmintrin.h>
 
 #include <algorithm>
 #include <bit>
@@ -12,32 +14,35 @@ namespace {
 
 constexpr int kLanes = 4;
 constexpr int kVecs = kWeightGroup / kLanes;
-using Vec = float __attribute__((vector_size(16)));
-using IntVec = int32_t __attribute__((vector_size(16)));
 
 struct Group {
-  Vec values[kVecs];
+  __m128 values[kVecs];
 };
 
-Vec Splat(float x) { return Vec{x, x, x, x}; }
+// The codes that a scale, not zero, gives, as whole numbers; `inverse` is 1 / scale.
+struct Grid {
+  Grid(float scale, float low, float high)
+      : scale(_mm_set1_ps(scale)),
+        inverse(_mm_set1_ps(1.0f / scale)),
+        low(_mm_set1_ps(low)),
+        high(_mm_set1_ps(high)) {}
 
-// To the nearest integer, ties to even, where |x| < 2^22.
-Vec Round(Vec x) {
-  const Vec big = Splat(0x1.8p23f);
-  return (x + big) - big;
-}
+  __m128 Codes(__m128 values) const {
+    // To the nearest whole number, ties to even: |values / scale| is far below 2^22.
+    const __m128 big = _mm_set1_ps(0x1.8p23f);
+    const __m128 codes = _mm_sub_ps(_mm_add_ps(_mm_mul_ps(values, inverse), big), big);
+    return _mm_min_ps(_mm_max_ps(codes, low), high);
+  }
 
-// The codes that `scale`, not zero, gives: `inverse` is 1 / scale.
-Vec CodesOf(Vec values, Vec inverse, Vec low, Vec high) {
-  Vec codes = Round(values * inverse);
-  codes = codes < low ? low : codes;
-  return codes > high ? high : codes;
-}
+  __m128 scale, inverse, low, high;
+};
 
-void Store(const Group& group, float scale, float low, float high, int8_t* codes) {
+void Store(const Group& group, const Grid& grid, int8_t* codes) {
+#pragma GCC unroll 8
   for (int i = 0; i < kVecs; ++i) {
-    const IntVec whole = __builtin_convertvector(
-        CodesOf(group.values[i], Splat(1.0f / scale), Splat(low), Splat(high)), IntVec);
+    int32_t whole[kLanes];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(whole),
+                     _mm_cvtps_epi32(grid.Codes(group.values[i])));
     for (int lane = 0; lane < kLanes; ++lane) {
       codes[i * kLanes + lane] = static_cast<int8_t>(whole[lane]);
     }
@@ -45,14 +50,17 @@ void Store(const Group& group, float scale, float low, float high, int8_t* codes
 }
 
 // Sum of squared differences between the values and what their codes stand for.
-float SquaredError(const Group& group, float scale, float low, float high) {
-  Vec sum = Splat(0.0f);
+float SquaredError(const Group& group, const Grid& grid) {
+  __m128 sums[2] = {_mm_setzero_ps(), _mm_setzero_ps()};
+#pragma GCC unroll 8
   for (int i = 0; i < kVecs; ++i) {
-    const Vec codes = CodesOf(group.values[i], Splat(1.0f / scale), Splat(low), Splat(high));
-    const Vec difference = group.values[i] - codes * Splat(scale);
-    sum += difference * difference;
+    const __m128 difference =
+        _mm_sub_ps(group.values[i], _mm_mul_ps(grid.Codes(group.values[i]), grid.scale));
+    sums[i % 2] = _mm_add_ps(sums[i % 2], _mm_mul_ps(difference, difference));
   }
-  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+  const __m128 sum = _mm_add_ps(sums[0], sums[1]);
+  const __m128 half = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
 
 bool IsInfinite(F16 x) { return (x.bits & 0x7c00u) == 0x7c00u; }
@@ -68,7 +76,7 @@ bool EncodeInt8(const Group& group, float amax, int8_t* codes, F16& scale) {
   scale = ToF16(amax / 127.0f);
   if (IsInfinite(scale)) return false;
   if (IsZero(scale)) return EncodeZeros(codes, scale);
-  Store(group, ToFloat(scale), -127.0f, 127.0f, codes);
+  Store(group, Grid(ToFloat(scale), -127.0f, 127.0f), codes);
   return true;
 }
 
@@ -76,17 +84,17 @@ bool EncodeInt4(const Group& group, float top, int8_t* codes, F16& scale) {
   scale = ToF16(top / -8.0f);
   if (IsInfinite(scale)) return false;
   if (IsZero(scale)) return EncodeZeros(codes, scale);
-  float least = SquaredError(group, ToFloat(scale), -8.0f, 7.0f);
+  float least = SquaredError(group, Grid(ToFloat(scale), -8.0f, 7.0f));
   for (int eighths = -8; eighths < 8; ++eighths) {
     const F16 candidate = ToF16(top / -(8.0f + static_cast<float>(eighths) / 8.0f));
     if (eighths == 0 || IsInfinite(candidate) || IsZero(candidate)) continue;
-    const float error = SquaredError(group, ToFloat(candidate), -8.0f, 7.0f);
+    const float error = SquaredError(group, Grid(ToFloat(candidate), -8.0f, 7.0f));
     if (error < least) {
       least = error;
       scale = candidate;
     }
   }
-  Store(group, ToFloat(scale), -8.0f, 7.0f, codes);
+  Store(group, Grid(ToFloat(scale), -8.0f, 7.0f), codes);
   return true;
 }
 
