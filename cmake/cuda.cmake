@@ -50,7 +50,9 @@ endif()
 
 if(TANDEM_WITH_CUDA)
   # The CUDA runtime, linked in: it finds the driver when the program runs.
+  get_filename_component(root "${TANDEM_NVCC}" DIRECTORY)
   add_library(tandem_cudart INTERFACE)
+  target_include_directories(tandem_cudart SYSTEM INTERFACE "${root}/../include")
   target_link_libraries(tandem_cudart INTERFACE "${TANDEM_CUDART}" Threads::Threads
     ${CMAKE_DL_LIBS} rt)
 endif()

@@ -1,0 +1,28 @@
+# Programs for machines that have glibc and a driver and nothing else (preset gpu-check): abseil and
+# libstdc++ are linked in.
+
+option(TANDEM_GPU_CHECK "Build the device tests and benchmarks that tools/gpu_check runs" OFF)
+set(TANDEM_GPU_CHECK_DIR "${PROJECT_BINARY_DIR}/gpu_check")
+if(NOT TANDEM_GPU_CHECK)
+  return()
+endif()
+if(NOT TANDEM_WITH_CUDA)
+  message(FATAL_ERROR "TANDEM_GPU_CHECK needs nvcc")
+endif()
+
+add_custom_target(gpu_check)
+add_link_options(-static-libstdc++ -static-libgcc -s)
+
+# The packaged targets name shared libraries; the archives lie beside them.
+get_property(targets DIRECTORY "${PROJECT_SOURCE_DIR}" PROPERTY IMPORTED_TARGETS)
+list(FILTER targets INCLUDE REGEX "^absl::")
+foreach(target ${targets})
+  get_target_property(configurations ${target} IMPORTED_CONFIGURATIONS)
+  foreach(configuration ${configurations})
+    get_target_property(shared ${target} IMPORTED_LOCATION_${configuration})
+    string(REGEX REPLACE "\\.so.*" ".a" archive "${shared}")
+    if(EXISTS "${archive}")
+      set_target_properties(${target} PROPERTIES IMPORTED_LOCATION_${configuration} "${archive}")
+    endif()
+  endforeach()
+endforeach()
