@@ -53,7 +53,8 @@ K_DEVICE void StorePair(const PLinearResult& result, int64_t to, bool both, bool
 }
 
 template <int kRows, int kOutputs, bool kGeglu>
-__global__ void __launch_bounds__(PromptTile<kRows, kOutputs>::kThreads)
+__global__ void __launch_bounds__(PromptTile<kRows, kOutputs>::kThreads,
+                                  PromptTile<kRows, kOutputs>::kBlocks)
     PLinearKernel(PromptOperands operands, PLinearResult result) {
   using Tile = PromptTile<kRows, kOutputs>;
   K_DYN_SMEM(bf16, shared);

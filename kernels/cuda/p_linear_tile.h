@@ -42,6 +42,8 @@ struct PromptTile {
   static constexpr int kOutputTiles = kOutputs / kOutputWarps / 8;
   // 48 KiB for the largest tile: what a block may have without asking.
   static constexpr int kStages = kRows == 128 ? 3 : 4;
+  // Per multiprocessor: what registers and shared memory leave room for.
+  static constexpr int kBlocks = kRows == 128 ? 2 : 4;
   static constexpr int kStageValues = (kRows + kOutputs) * kPromptGroup;
   static constexpr int kSharedBytes = kStages * kStageValues * static_cast<int>(sizeof(bf16));
 };
@@ -72,7 +74,8 @@ inline int PromptBlocks(const PromptOperands& a, int rows, int outputs) {
   return (a.rows + rows - 1) / rows * ((a.out + outputs - 1) / outputs);
 }
 
-// What a thread copies of a group: the same chunk of every kRowsPerPass-th row and output.
+// What a thread copies of a group: the same chunk of every kRowsPerPass-th row and output. Rows
+// that do not lie one behind the other take a copier of their own (experts_prompt.cu).
 template <typename Tile>
 struct PromptCopier {
   static constexpr int kRowsPerPass = Tile::kThreads / kPromptChunks;
@@ -95,15 +98,22 @@ struct PromptCopier {
   // Starts the copy of the group that begins at k.
   K_DEVICE void Start(int k, bf16* stage) const {
     const bool inside = k < values_left;
+    StartRows(k, inside, stage);
+    StartOutputs(k, inside, stage + Tile::kRows * kPromptGroup);
+  }
+
+  K_DEVICE void StartRows(int k, bool inside, bf16* stage) const {
     K_UNROLL
     for (int pass = 0; pass < Tile::kRows / kRowsPerPass; ++pass) {
       cp_async_16(stage + to + pass * kRowsPerPass * kPromptGroup, x + pass * x_step + k,
                   inside && pass * kRowsPerPass < rows_left);
     }
-    bf16* const outputs = stage + Tile::kRows * kPromptGroup;
+  }
+
+  K_DEVICE void StartOutputs(int k, bool inside, bf16* stage) const {
     K_UNROLL
     for (int pass = 0; pass < Tile::kOutputs / kRowsPerPass; ++pass) {
-      cp_async_16(outputs + to + pass * kRowsPerPass * kPromptGroup, w + pass * w_step + k,
+      cp_async_16(stage + to + pass * kRowsPerPass * kPromptGroup, w + pass * w_step + k,
                   inside && pass * kRowsPerPass < outputs_left);
     }
   }
@@ -162,11 +172,9 @@ K_DEVICE PromptPosition PositionInPromptTile() {
 
 // sum[i][j][e] is the value of row 16i + lane/4 + 8*(e/2) and output 8j + 2*(lane%4) + e%2 of this
 // warp's part. `shared` has Tile::kSharedBytes.
-template <typename Tile>
-K_DEVICE void SumPromptGroups(const PromptOperands& a, PromptPosition at, bf16* shared,
-                              PromptSums<Tile>& sum) {
-  const PromptCopier<Tile> copier(a, at);
-  const int groups = (a.in + kPromptGroup - 1) / kPromptGroup;
+template <typename Tile, typename Copier>
+K_DEVICE void SumPromptGroups(const Copier& copier, int in, bf16* shared, PromptSums<Tile>& sum) {
+  const int groups = (in + kPromptGroup - 1) / kPromptGroup;
   K_UNROLL
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
     if (stage < groups) copier.Start(stage * kPromptGroup, shared + stage * Tile::kStageValues);
@@ -190,6 +198,12 @@ K_DEVICE void SumPromptGroups(const PromptOperands& a, PromptPosition at, bf16* 
     AddPromptGroup<Tile>(here + x_part, here + w_part, sum);
     stage = stage == Tile::kStages - 1 ? 0 : stage + 1;
   }
+}
+
+template <typename Tile>
+K_DEVICE void SumPromptGroups(const PromptOperands& a, PromptPosition at, bf16* shared,
+                              PromptSums<Tile>& sum) {
+  SumPromptGroups<Tile>(PromptCopier<Tile>(a, at), a.in, shared, sum);
 }
 
 }  // namespace tandem::kernels::K_WORLD
