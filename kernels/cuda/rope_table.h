@@ -5,8 +5,8 @@
 
 namespace tandem::kernels::K_WORLD {
 
-// cos, sin of positions[t] * inv_freq[j], the angle an f32 product (gemma4.md 2.4); each within
-// 0.51 units in the last place of that angle's, at any position.
+// cos, sin of positions[t] * inv_freq[j], the angle an f32 product (gemma4.md 2.4), each rounded to
+// within 0.51 units in its last place, at any position.
 struct RopeTableArgs {
   const int32_t* positions = nullptr;  // [rows]
   const float* inv_freq = nullptr;     // [live], the non-zero frequencies, in [-1, 1]
