@@ -3,16 +3,21 @@
 //   z[t,v] = suppressed[v] ? -inf : cap * tanh(y[t,v] / cap),  y[t,v] = sum_k table[v,k] * x[t,k]
 //   choice[t] = argmax_v z[t,v], ties to the lowest v
 //
-// Shapes    x [rows, dim] bf16, table [vocab, dim] bf16, z [rows, vocab] f32; dim % 8 == 0.
+// Shapes    x [rows, dim] bf16, table [vocab, dim] bf16 or int8 with scales, z [rows, vocab] f32;
+//           dim % 8 == 0.
 // Launch    block = 256; grid = ceil(rows / (8*columns)) * ceil(vocab / 32): the product of
-//           w_linear_tile.h, then a warp per row and a lane per id. HeadFoldKernel, grid = rows,
-//           reduces the choices of the blocks of a row.
-// Traffic   reads 2*dim*vocab B of the table, once per ceil(rows / (8*columns)) (from L2 after the
-//           first), 2*dim*rows B of x, once per 32 ids (from L2), and a word of `suppressed` per
-//           block; writes 4 B per logit, or 8 B per row and 32 ids, which are read again.
+//           w_linear_tile.h (int8: w_linear_codes_tile.h), then a warp per row and a lane per id.
+//           HeadFoldKernel, grid = rows, reduces the choices of the blocks of a row.
+// Traffic   reads 2*dim*vocab B of the table (int8: 17/16 B per value of the full tiles of 16 x 64,
+//           emulation counts 5/4), once per ceil(rows / (8*columns)) (from L2 after the first),
+//           2*dim*rows B of x, once per 32 ids (from L2), and a word of `suppressed` per block;
+//           writes 4 B per logit, or 8 B per row and 32 ids, which are read again.
 // Roofline  memory bound: 262144 x 5376 moves 2.82 GB, 0.66 ms at 4.3 TB/s.
 // Truth     LinearReference (kernels/reference/linear_ref.h); tests/emu/head_test.cc.
+#include <type_traits>
+
 #include "kernels/cuda/head.h"
+#include "kernels/cuda/w_linear_codes_tile.h"
 #include "kernels/cuda/w_linear_tile.h"
 
 namespace tandem::kernels::K_WORLD {
@@ -46,9 +51,18 @@ K_DEVICE HeadChoice BestOfWarp(HeadChoice best) {
 // Loses against everything.
 K_DEVICE HeadChoice NoChoice() { return {f32_of_bits(0xff800000u), 0x7fffffff}; }
 
-template <int kColumns>
-__global__ void __launch_bounds__(kLinearThreads)
-    HeadKernel(LinearOperands operands, HeadResult result) {
+// The product with a table of kBits per value.
+template <int kBits>
+using HeadOperands = std::conditional_t<kBits == 16, LinearOperands, CodesOperands<kBits>>;
+
+// Blocks on a multiprocessor that registers must suffice for; 0: as ptxas likes it. Left to itself
+// it spills 8 bytes of one variant to have three.
+template <int kBits, int kColumns>
+constexpr int kHeadMinBlocks = kBits == 16 && kColumns == 2 ? 2 : 0;
+
+template <int kBits, int kColumns>
+__global__ void __launch_bounds__(kLinearThreads, (kHeadMinBlocks<kBits, kColumns>))
+    HeadKernel(HeadOperands<kBits> operands, HeadResult result) {
   using Tile = LinearTile<kHeadTiles, kColumns>;
   K_SHARED(float, partials, Tile::kPartials);
   SumSegments<kHeadTiles, kColumns>(operands, PositionOfBlock<kHeadTiles, kColumns>(operands),
@@ -97,19 +111,40 @@ __global__ void __launch_bounds__(kLinearThreads)
   }
 }
 
-static void LaunchHead(const HeadArgs& args, float* logits, HeadChoice* choices, Stream stream) {
-  const LinearOperands operands = {.x = args.x,
-                                   .x_stride = args.x_stride,
-                                   .w = args.table,
-                                   .rows = args.rows,
-                                   .in = args.dim,
-                                   .out = args.vocab};
-  const HeadResult result = {
-      .logits = logits, .choices = choices, .suppressed = args.suppressed, .cap = args.cap};
-  const int columns = args.rows <= 8 ? 1 : args.rows <= 16 ? 2 : 4;
-  const auto kernel = columns == 1 ? HeadKernel<1> : columns == 2 ? HeadKernel<2> : HeadKernel<4>;
+template <int kBits>
+static void LaunchHeadKernel(const HeadOperands<kBits>& operands, const HeadResult& result,
+                             Stream stream) {
+  // Codes and scales take the registers of more columns.
+  constexpr int kMostColumns = kBits == 16 ? 4 : 2;
+  const int columns = operands.rows <= 8 ? 1 : operands.rows <= 16 ? 2 : kMostColumns;
+  const auto kernel = columns == 1   ? HeadKernel<kBits, 1>
+                      : columns == 2 ? HeadKernel<kBits, 2>
+                                     : HeadKernel<kBits, kMostColumns>;
   launch(kernel, LinearBlocks(operands, kHeadTiles, columns), kLinearThreads, 0, stream, operands,
          result);
+}
+
+static void LaunchHead(const HeadArgs& args, float* logits, HeadChoice* choices, Stream stream) {
+  const HeadResult result = {
+      .logits = logits, .choices = choices, .suppressed = args.suppressed, .cap = args.cap};
+  if (args.table != nullptr) {
+    LaunchHeadKernel<16>({.x = args.x,
+                          .x_stride = args.x_stride,
+                          .w = args.table,
+                          .rows = args.rows,
+                          .in = args.dim,
+                          .out = args.vocab},
+                         result, stream);
+  } else {
+    LaunchHeadKernel<8>({.x = args.x,
+                         .x_stride = args.x_stride,
+                         .codes = args.codes,
+                         .scales = args.scales,
+                         .rows = args.rows,
+                         .in = args.dim,
+                         .out = args.vocab},
+                        result, stream);
+  }
 }
 
 void HeadLogits(const HeadArgs& args, float* logits, Stream stream) {

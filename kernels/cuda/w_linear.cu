@@ -3,8 +3,8 @@
 //   y[t,n] = sum_k w[n,k] * x[t,k]                                       bf16 or f32
 //   y[t,i] = gelu_tanh(sum_k gate[i,k] * x[t,k]) * sum_k up[i,k] * x[t,k]      bf16
 //
-// Shapes    x [rows, in] bf16, w [out, in] bf16 row-major; in % 8 == 0. Rows above 128 are right
-//           but slow: the prompt class is another kernel's.
+// Shapes    x [rows, in] bf16, w [out, in] bf16 row-major; in % 8 == 0. Any number of rows; the
+//           prompt class is another kernel's.
 // Launch    block = 256, one warp per segment of k (w_linear_tile.h has the order); grid =
 //           ceil(rows / (8*columns)) * ceil(out / (16*tiles)). Weights are the matrix instruction's
 //           16-row operand, so that up to 8 rows cost one. Each lane reads 16 B of a row of
@@ -16,58 +16,30 @@
 //           4.3 TB/s.
 // Truth     LinearReference, LinearGegluReference (kernels/reference/linear_ref.h);
 //           tests/emu/w_linear_test.cc.
-#include "kernels/cuda/gelu.h"
 #include "kernels/cuda/w_linear.h"
 #include "kernels/cuda/w_linear_pack.h"
+#include "kernels/cuda/w_linear_store.h"
 #include "kernels/cuda/w_linear_tile.h"
 
 namespace tandem::kernels::K_WORLD {
 
-// One of the three is not null.
-struct WLinearResult {
-  bf16* y = nullptr;  // [rows, stride]
-  float* y_f32 = nullptr;
-  bf16* geglu = nullptr;
-  int64_t stride = 0;
-  int width = 0;  // values of a row
-};
+// Blocks on a multiprocessor that registers must suffice for; 0: as ptxas likes it. Left to itself
+// it spills 8 bytes of one tile on sm_80 and sm_86 to have four.
+template <int kTiles, int kColumns>
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kLinearMinBlocks = kTiles == 1 && kColumns == 2 ? 3 : 0;
+#else
+constexpr int kLinearMinBlocks = 0;
+#endif
 
 template <int kTiles, int kColumns>
-__global__ void __launch_bounds__(kLinearThreads)
-    WLinearKernel(LinearOperands operands, WLinearResult result) {
-  using Tile = LinearTile<kTiles, kColumns>;
-  K_SHARED(float, partials, Tile::kPartials);
+__global__ void __launch_bounds__(kLinearThreads, (kLinearMinBlocks<kTiles, kColumns>))
+    WLinearKernel(LinearOperands operands, LinearResult result) {
+  K_SHARED(float, partials, (LinearTile<kTiles, kColumns>::kPartials));
   const LinearPosition at = PositionOfBlock<kTiles, kColumns>(operands);
   SumSegments<kTiles, kColumns>(operands, at, partials);
   __syncthreads();
-  const int thread = static_cast<int>(threadIdx.x);
-  if (result.geglu == nullptr) {
-    for (int e = thread; e < Tile::kRows * Tile::kOutputs; e += kLinearThreads) {
-      const int row = e / Tile::kOutputs, output = e % Tile::kOutputs;
-      const int n = at.first_output + output;
-      if (at.first_row + row < operands.rows && n < result.width) {
-        const float y = SumOfSegments<kTiles, kColumns>(partials, row, output);
-        const int64_t to = (at.first_row + row) * result.stride + n;
-        if (result.y != nullptr) {
-          st(result.y + to, f32_to_bf16_rn(y));
-        } else {
-          st(result.y_f32 + to, y);
-        }
-      }
-    }
-  } else if constexpr (kTiles % 2 == 0) {
-    constexpr int kWidth = Tile::kOutputs / 2;
-    for (int e = thread; e < Tile::kRows * kWidth; e += kLinearThreads) {
-      const int row = e / kWidth, i = e % kWidth;
-      const int n = at.first_output / 2 + i;
-      if (at.first_row + row < operands.rows && n < result.width) {
-        const int gate = i / 16 * 32 + i % 16;
-        const float y = mul_rn(gelu_tanh(SumOfSegments<kTiles, kColumns>(partials, row, gate)),
-                               SumOfSegments<kTiles, kColumns>(partials, row, gate + 16));
-        st(result.geglu + (at.first_row + row) * result.stride + n, f32_to_bf16_rn(y));
-      }
-    }
-  }
+  StoreResult<kTiles, kColumns>(partials, at, operands.rows, result);
 }
 
 bool WLinearSupports(int in) { return in > 0 && in % 8 == 0; }
@@ -82,29 +54,15 @@ WLinearTile ChooseWLinearTile(int rows, int out, bool geglu) {
   return tile;
 }
 
-struct WLinearVariant {
-  WLinearTile tile;
-  void (*kernel)(LinearOperands, WLinearResult);
-};
-
-static void LaunchWLinear(const LinearOperands& operands, const WLinearResult& result,
+static void LaunchWLinear(const LinearOperands& operands, const LinearResult& result,
                           WLinearTile tile, Stream stream) {
-  const WLinearVariant variants[] = {{{2, 1}, WLinearKernel<2, 1>}, {{1, 1}, WLinearKernel<1, 1>},
-                                     {{1, 2}, WLinearKernel<1, 2>}, {{2, 2}, WLinearKernel<2, 2>},
-                                     {{1, 4}, WLinearKernel<1, 4>}, {{2, 4}, WLinearKernel<2, 4>},
-                                     {{1, 8}, WLinearKernel<1, 8>}};
+  const LinearVariant<LinearOperands> variants[] = {
+      {{2, 1}, WLinearKernel<2, 1>},  // does everything
+      {{1, 1}, WLinearKernel<1, 1>}, {{1, 2}, WLinearKernel<1, 2>}, {{2, 2}, WLinearKernel<2, 2>},
+      {{1, 4}, WLinearKernel<1, 4>}, {{2, 4}, WLinearKernel<2, 4>}, {{1, 8}, WLinearKernel<1, 8>}};
   static_assert(sizeof(variants) / sizeof(variants[0]) ==
                 sizeof(kWLinearTiles) / sizeof(kWLinearTiles[0]));
-  if (operands.rows == 0) return;
-  const WLinearVariant* chosen = &variants[0];  // does everything
-  for (const WLinearVariant& v : variants) {
-    if (v.tile.tiles == tile.tiles && v.tile.columns == tile.columns &&
-        (result.geglu == nullptr || v.tile.tiles == 2)) {
-      chosen = &v;
-    }
-  }
-  launch(chosen->kernel, LinearBlocks(operands, chosen->tile.tiles, chosen->tile.columns),
-         kLinearThreads, 0, stream, operands, result);
+  LaunchVariant(variants, tile, operands, result, stream);
 }
 
 void WLinearWithTile(const WLinearArgs& args, WLinearTile tile, Stream stream) {

@@ -41,10 +41,15 @@ struct WLinearCodesGegluArgs {
   int width = 0;
 };
 
+// All tiles that were built; GeGLU needs two tiles.
+constexpr WLinearTile kWLinearCodesTiles[] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {1, 4}};
+
+WLinearTile ChooseWLinearCodesTile(int rows, int out, bool geglu);
+
 void WLinearCodes(const WLinearCodesArgs& args, Stream stream);
 void WLinearCodesGeglu(const WLinearCodesGegluArgs& args, Stream stream);
 
-// The same with one of kWLinearTiles, {2, 1} if it is none of them: for tests and measurements.
+// The same with a tile of the caller's, {2, 1} if that was not built: for tests and measurements.
 void WLinearCodesWithTile(const WLinearCodesArgs& args, WLinearTile tile, Stream stream);
 void WLinearCodesGegluWithTile(const WLinearCodesGegluArgs& args, WLinearTile tile, Stream stream);
 

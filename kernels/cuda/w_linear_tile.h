@@ -6,7 +6,9 @@
 //
 // Order     a function of `in` alone: a value's bits are the same in every tile shape, whatever
 //           rows and outputs share the tile.
-// Not here  what becomes of the sums (w_linear.cu, head.cu).
+// Others    Operands of another kind with x, rows, in and out have a SumSegments and a
+//           SumSegmentsOfRows of their own (w_linear_codes_tile.h: int8, int4).
+// Not here  what becomes of the sums (w_linear_store.h, head.cu).
 #pragma once
 
 #include "kernels/cuda/kport.h"
@@ -43,15 +45,16 @@ struct LinearPosition {
 };
 
 // Blocks that share weights are neighbours, so that the second one finds them in L2.
-template <int kTiles, int kColumns>
-K_DEVICE LinearPosition PositionOfBlock(const LinearOperands& a) {
+template <int kTiles, int kColumns, typename Operands>
+K_DEVICE LinearPosition PositionOfBlock(const Operands& a) {
   using Tile = LinearTile<kTiles, kColumns>;
   const int block = static_cast<int>(blockIdx.x);
   const int row_blocks = (a.rows + Tile::kRows - 1) / Tile::kRows;
   return {block % row_blocks * Tile::kRows, block / row_blocks * Tile::kOutputs};
 }
 
-inline int LinearBlocks(const LinearOperands& a, int tiles, int columns) {
+template <typename Operands>
+int LinearBlocks(const Operands& a, int tiles, int columns) {
   const int outputs = 16 * tiles, rows = 8 * columns;
   return (a.rows + rows - 1) / rows * ((a.out + outputs - 1) / outputs);
 }
@@ -91,6 +94,24 @@ K_DEVICE void AddProduct(float (&dot)[4], const uint4& low, const uint4& high, c
   mma_bf16_16816(dot, w1, x1);
 }
 
+// A lane's sums of its warp's segment, to shared memory.
+template <int kTiles, int kColumns>
+K_DEVICE void StorePartials(const float (&sum)[kTiles][kColumns][4], float* partials) {
+  using Tile = LinearTile<kTiles, kColumns>;
+  const int g = lane_id() / 4, t = lane_id() % 4;
+  K_UNROLL
+  for (int r = 0; r < kTiles; ++r) {
+    K_UNROLL
+    for (int c = 0; c < kColumns; ++c) {
+      K_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int row = 8 * c + 2 * t + i % 2, output = 16 * r + g + 8 * (i / 2);
+        partials[(warp_id() * Tile::kRows + row) * Tile::kStride + output] = sum[r][c][i];
+      }
+    }
+  }
+}
+
 // Where a lane finds row g of each 8 rows of a tile: one behind the other.
 struct ConsecutiveRows {
   const bf16* first = nullptr;
@@ -105,7 +126,6 @@ struct ConsecutiveRows {
 template <int kTiles, int kColumns, typename Rows>
 K_DEVICE void SumSegmentsOfRows(const LinearOperands& a, const Rows& rows, int first_output,
                                 float* partials) {
-  using Tile = LinearTile<kTiles, kColumns>;
   const int g = lane_id() / 4, t = lane_id() % 4;
   const int groups = (a.in + kLinearGroup - 1) / kLinearGroup;
   const int begin = groups * warp_id() / kLinearSegments * kLinearGroup;
@@ -117,16 +137,17 @@ K_DEVICE void SumSegmentsOfRows(const LinearOperands& a, const Rows& rows, int f
   float sum[kTiles][kColumns][4] = {};
   uint4 weights[kTiles][2][2];
   LoadWeights(weights, w, a.in, outputs_left, begin + 8 * t, end);
-  for (int group = begin; group < end; group += kLinearGroup) {
-    const int k = group + 8 * t;
+  // All lanes take the same number of turns.
+  for (int k = begin + 8 * t; k < end + 8 * t; k += kLinearGroup) {
     // Under way while this group is multiplied.
     uint4 next[kTiles][2][2];
     LoadWeights(next, w, a.in, outputs_left, k + kLinearGroup, end);
     K_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       const bf16* const x = rows.At(c) + k;
-      const uint4 x0 = LoadOrZero(x, rows.Has(c) && k < end);
-      const uint4 x1 = LoadOrZero(x + 32, rows.Has(c) && k + 32 < end);
+      const bool has = rows.Has(c);
+      const uint4 x0 = LoadOrZero(x, has && k < end);
+      const uint4 x1 = LoadOrZero(x + 32, has && k + 32 < end);
       K_UNROLL
       for (int r = 0; r < kTiles; ++r) {
         float dot[4] = {};
@@ -145,18 +166,7 @@ K_DEVICE void SumSegmentsOfRows(const LinearOperands& a, const Rows& rows, int f
       }
     }
   }
-
-  K_UNROLL
-  for (int r = 0; r < kTiles; ++r) {
-    K_UNROLL
-    for (int c = 0; c < kColumns; ++c) {
-      K_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int row = 8 * c + 2 * t + i % 2, output = 16 * r + g + 8 * (i / 2);
-        partials[(warp_id() * Tile::kRows + row) * Tile::kStride + output] = sum[r][c][i];
-      }
-    }
-  }
+  StorePartials<kTiles, kColumns>(sum, partials);
 }
 
 template <int kTiles, int kColumns>

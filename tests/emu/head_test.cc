@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "kernels/cuda/w_linear.h"
+#include "kernels/cuda/w_linear_codes.h"
 #include "kernels/reference/linear_ref.h"
+#include "tests/emu/code_matrix.h"
 #include "tests/emu/linear_problem.h"
 #include "tests/emu/schedules.h"
 
@@ -190,6 +192,44 @@ TEST(HeadInvarianceTest, ARowsLogitsAreThoseOfTheLinearLayerForAnyNumberOfRows) 
     some.rows = rows;
     EXPECT_TRUE(SameBits(Logits(some, &stream), {want.begin(), want.begin() + rows * vocab}))
         << rows;
+  }
+}
+
+TEST(HeadCodesTest, HasTheLogitsOfTheInt8LinearLayerAndChoosesTheFirstLargest) {
+  // Given an int8 table of an odd number of tiles, and its products.
+  const int max_rows = 20, dim = 96, vocab = 100;
+  const CodeMatrix table = RandomCodes(WeightFormat::kInt8, vocab, dim, 2);
+  const std::vector<Bf16> random = RandomBf16(max_rows * dim, 1, 20.0f);
+  const DeviceVector<Bf16> x(random.begin(), random.end());
+  emu::Stream stream;
+  DeviceVector<float> want(max_rows * vocab);
+  cuda_emu::WLinearCodes({.x = x.data(),
+                          .x_stride = dim,
+                          .codes = table.packed.data(),
+                          .scales = table.packed_scales.data(),
+                          .y_f32 = want.data(),
+                          .y_stride = vocab,
+                          .rows = max_rows,
+                          .in = dim,
+                          .out = vocab},
+                         &stream);
+  // When any number of rows meets the head, then the bits are the same and the choice is theirs.
+  for (int rows = 1; rows <= max_rows; ++rows) {
+    const cuda_emu::HeadArgs args = {.x = x.data(),
+                                     .x_stride = dim,
+                                     .codes = table.packed.data(),
+                                     .scales = table.packed_scales.data(),
+                                     .rows = rows,
+                                     .dim = dim,
+                                     .vocab = vocab};
+    DeviceVector<float> logits(rows * vocab);
+    cuda_emu::HeadLogits(args, logits.data(), &stream);
+    DeviceVector<HeadChoice> scratch(cuda_emu::HeadScratch(rows, vocab)), choices(rows);
+    cuda_emu::HeadArgmax(args, scratch.data(), choices.data(), &stream);
+    ASSERT_EQ(stream.TakeError(), "");
+    const std::vector<float> got(logits.begin(), logits.end());
+    EXPECT_TRUE(SameBits(got, {want.begin(), want.begin() + rows * vocab})) << rows;
+    EXPECT_TRUE(SameBits({choices.begin(), choices.end()}, FirstLargest(got, rows, vocab))) << rows;
   }
 }
 
