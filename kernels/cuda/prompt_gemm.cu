@@ -1,10 +1,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cublaslt_abi.h"
+#include "kernels/cuda/geglu_rows.h"
 #include "kernels/cuda/prompt_gemm.h"
+#include "kernels/cuda/w_linear_pack.h"
 
 #if defined(__CUDACC__) && __has_include(<cublasLt.h>)
 #include <cublasLt.h>
@@ -25,7 +29,8 @@ constexpr size_t kRandomBytes = size_t{1} << 20;
 struct Trial {
   DeviceStream* stream;
   int max_rows;
-  DeviceMemory x;     // [max_rows, in] of the widest matrix
+  DeviceMemory w;     // [out, in] of the largest matrix
+  DeviceMemory x;     // [max_rows, in] of the widest one
   DeviceMemory y;     // [max_rows, out]
   PinnedMemory host;  // [kFewRows, out], or random values
 };
@@ -41,40 +46,41 @@ void FillRandom(bf16* values, size_t count) {
 
 absl::StatusOr<Trial> PrepareTrial(const PromptGemmOptions& options, const Device& device,
                                    DeviceStream* stream) {
-  size_t in = 0, out = 0;
+  constexpr std::string_view kWhat = "the test of cuBLASLt";
+  size_t in = 0, out = 0, weights = 0;
   for (const PromptMatrix& m : options.matrices) {
     in = std::max(in, static_cast<size_t>(m.in));
     out = std::max(out, static_cast<size_t>(m.out));
+    weights = std::max(weights, static_cast<size_t>(m.in) * static_cast<size_t>(m.out));
   }
   const size_t rows = static_cast<size_t>(options.max_rows);
-  Trial trial = {.stream = stream, .max_rows = options.max_rows};
-  auto x = device.Allocate(rows * in * sizeof(bf16), "the test of cuBLASLt");
+  auto w = device.Allocate(weights * sizeof(bf16), kWhat);
+  if (!w.ok()) return w.status();
+  auto x = device.Allocate(rows * in * sizeof(bf16), kWhat);
   if (!x.ok()) return x.status();
-  auto y = device.Allocate(rows * out * sizeof(float), "the test of cuBLASLt");
+  auto y = device.Allocate(rows * out * sizeof(float), kWhat);
   if (!y.ok()) return y.status();
-  auto host = device.AllocatePinned(std::max(kFewRows * out * sizeof(float), kRandomBytes),
-                                    "the test of cuBLASLt");
+  auto host = device.AllocatePinned(std::max(kFewRows * out * sizeof(float), kRandomBytes), kWhat);
   if (!host.ok()) return host.status();
-  trial.x = *std::move(x);
-  trial.y = *std::move(y);
-  trial.host = *std::move(host);
 
-  FillRandom(reinterpret_cast<bf16*>(trial.host.data()), kRandomBytes / sizeof(bf16));
-  for (size_t done = 0; done < trial.x.size(); done += kRandomBytes) {
-    const size_t bytes = std::min(kRandomBytes, trial.x.size() - done);
-    const absl::Status copied =
-        stream->CopyToDevice(trial.x.data() + done, trial.host.data(), bytes);
-    if (!copied.ok()) return copied;
+  FillRandom(reinterpret_cast<bf16*>(host->data()), kRandomBytes / sizeof(bf16));
+  for (const DeviceMemory* memory : {&*w, &*x}) {
+    for (size_t done = 0; done < memory->size(); done += kRandomBytes) {
+      const size_t bytes = std::min(kRandomBytes, memory->size() - done);
+      const absl::Status copied = stream->CopyToDevice(memory->data() + done, host->data(), bytes);
+      if (!copied.ok()) return copied;
+    }
   }
   const absl::Status filled = stream->Synchronize();
   if (!filled.ok()) return filled;
-  return trial;
+  return Trial{stream,        options.max_rows, *std::move(w),
+               *std::move(x), *std::move(y),    *std::move(host)};
 }
 
 WLinearArgs RowsOf(const Trial& trial, const PromptMatrix& m, int first, int rows) {
   return {.x = reinterpret_cast<const bf16*>(trial.x.data()) + int64_t{first} * m.in,
           .x_stride = m.in,
-          .w = m.w,
+          .w = reinterpret_cast<const bf16*>(trial.w.data()),
           .y_f32 = reinterpret_cast<float*>(trial.y.data()),
           .y_stride = m.out,
           .rows = rows,
@@ -186,30 +192,39 @@ absl::StatusOr<LtAlgorithm> ChooseAlgorithm(CublasLt& library, const LtWorkspace
 
 PromptGemm PromptGemm::Open(const PromptGemmOptions& options, const Device& device,
                             DeviceStream* stream) {
-  PromptGemm gemm;
   const auto own_kernels = [](const absl::Status& why) {
     PromptGemm own;
     own.description_ = absl::StrCat("own kernels; ", why.message());
     return own;
   };
-  if (options.libraries.empty() || options.matrices.empty() || options.max_rows == 0) return gemm;
+  if (options.libraries.empty() || options.matrices.empty() || options.max_rows == 0) return {};
   auto library = CublasLt::Load(options.libraries);
   if (!library.ok()) return own_kernels(library.status());
+  int gate_up = 0;  // the most outputs
+  for (const PromptMatrix& m : options.matrices) {
+    if (m.geglu) gate_up = std::max(gate_up, m.out);
+  }
+  const size_t row_bytes = static_cast<size_t>(gate_up) * sizeof(float);
+  auto values = device.Allocate(
+      std::min(static_cast<size_t>(options.max_rows) * row_bytes, options.geglu_bytes),
+      "gate and up values");
+  if (!values.ok()) return own_kernels(values.status());
   auto workspace = device.Allocate(options.workspace_bytes, "the workspace of cuBLASLt");
   if (!workspace.ok()) return own_kernels(workspace.status());
   auto trial = PrepareTrial(options, device, stream);
   if (!trial.ok()) return own_kernels(trial.status());
+
+  PromptGemm gemm;
   gemm.library_ = *std::move(library);
   gemm.workspace_ = *std::move(workspace);
-
+  gemm.gate_up_ = *std::move(values);
   std::vector<PromptMatrix> refused;
   std::string why;
   for (const PromptMatrix& m : options.matrices) {
-    const auto same = [&](const auto& other) { return other.out == m.out && other.in == m.in; };
-    if (std::any_of(gemm.plans_.begin(), gemm.plans_.end(), same) ||
-        std::any_of(refused.begin(), refused.end(), same)) {
-      continue;
-    }
+    const bool known = std::any_of(refused.begin(), refused.end(), [&](const PromptMatrix& other) {
+      return other.out == m.out && other.in == m.in;
+    });
+    if (known || gemm.PlanOf(m.out, m.in) != nullptr) continue;
     auto algorithm = ChooseAlgorithm(*gemm.library_,
                                      {gemm.workspace_.data(), gemm.workspace_.size()}, *trial, m);
     if (algorithm.ok()) {
@@ -225,17 +240,74 @@ PromptGemm PromptGemm::Open(const PromptGemmOptions& options, const Device& devi
   return gemm;
 }
 
-absl::Status PromptGemm::Linear(const WLinearArgs& args, Stream stream) {
-  if (args.y_f32 != nullptr && args.rows > 0) {
-    for (const Plan& plan : plans_) {
-      if (plan.out == args.out && plan.in == args.in) {
-        return library_->Multiply(ProductOf(args), plan.algorithm,
-                                  {workspace_.data(), workspace_.size()}, stream);
-      }
-    }
+const PromptGemm::Plan* PromptGemm::PlanOf(int out, int in) const {
+  for (const Plan& plan : plans_) {
+    if (plan.out == out && plan.in == in) return &plan;
   }
-  PLinear(args, stream);
+  return nullptr;
+}
+
+absl::Status PromptGemm::Linear(const WLinearArgs& args, Stream stream) {
+  const Plan* const plan = PlanOf(args.out, args.in);
+  if (plan == nullptr || args.y_f32 == nullptr || args.rows == 0) {
+    PLinear(args, stream);
+    return absl::OkStatus();
+  }
+  return library_->Multiply(ProductOf(args), plan->algorithm,
+                            {workspace_.data(), workspace_.size()}, stream);
+}
+
+absl::Status PromptGemm::Geglu(const WLinearGegluArgs& args, Stream stream) {
+  const int out = GateUpRows(args.width);
+  const Plan* const plan = PlanOf(out, args.in);
+  const int64_t fit =
+      static_cast<int64_t>(gate_up_.size() / (static_cast<size_t>(out) * sizeof(float)));
+  if (plan == nullptr || fit == 0 || args.width % 8 != 0 || args.y_stride % 8 != 0) {
+    PLinearGeglu(args, stream);
+    return absl::OkStatus();
+  }
+  float* const gate_up = reinterpret_cast<float*>(gate_up_.data());
+  for (int first = 0; first < args.rows;) {
+    const int rows = static_cast<int>(std::min<int64_t>(fit, args.rows - first));
+    const absl::Status multiplied =
+        library_->Multiply({.x = args.x + first * args.x_stride,
+                            .x_stride = args.x_stride,
+                            .w = args.w,
+                            .y = gate_up,
+                            .y_stride = out,
+                            .rows = rows,
+                            .in = args.in,
+                            .out = out},
+                           plan->algorithm, {workspace_.data(), workspace_.size()}, stream);
+    if (!multiplied.ok()) return multiplied;
+    GegluRows({.gate_up = gate_up,
+               .stride = out,
+               .y = args.y + first * args.y_stride,
+               .y_stride = args.y_stride,
+               .rows = rows,
+               .width = args.width},
+              stream);
+    first += rows;
+  }
   return absl::OkStatus();
+}
+
+absl::Status PromptGemm::LinearCodes(const WLinearCodesArgs& args, const PromptScratch& scratch,
+                                     Stream stream) {
+  absl::Status status;
+  ForExpandedPieces(args, scratch, stream, [&](const WLinearArgs& piece) {
+    if (status.ok()) status.Update(Linear(piece, stream));
+  });
+  return status;
+}
+
+absl::Status PromptGemm::GegluCodes(const WLinearCodesGegluArgs& args, const PromptScratch& scratch,
+                                    Stream stream) {
+  absl::Status status;
+  ForExpandedPieces(args, scratch, stream, [&](const WLinearGegluArgs& piece) {
+    if (status.ok()) status.Update(Geglu(piece, stream));
+  });
+  return status;
 }
 
 #if defined(__CUDACC__) && __has_include(<cublasLt.h>)

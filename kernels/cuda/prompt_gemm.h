@@ -6,7 +6,7 @@
 // that agree with the own kernel's.
 //
 // Promise   that of p_linear.h.
-// Not here  calling the library (cublaslt.h); the own kernels (p_linear.h).
+// Not here  calling the library (cublaslt.h); the own kernels (p_linear.h, dequant_weights.h).
 // Threads   one caller at a time.
 #pragma once
 
@@ -16,16 +16,17 @@
 
 #include "absl/status/status.h"
 #include "kernels/cuda/cublaslt.h"
+#include "kernels/cuda/dequant_weights.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/p_linear.h"
 
 namespace tandem::kernels::K_WORLD {
 
-// A matrix that prompt rows meet, on the device. Those of one shape are equivalent.
+// A matrix that prompt rows meet. Those of one shape are equivalent.
 struct PromptMatrix {
-  const bf16* w = nullptr;  // [out, in]
-  int out = 0;
+  int out = 0;  // of gate and up together: GateUpRows(width)
   int in = 0;
+  bool geglu = false;
 };
 
 struct PromptGemmOptions {
@@ -34,6 +35,8 @@ struct PromptGemmOptions {
   std::vector<PromptMatrix> matrices;  // repeated shapes are looked at once
   int max_rows = 0;                    // of one call
   size_t workspace_bytes = size_t{32} << 20;
+  // For the library's gate and up values; more rows than fit go one part after the other.
+  size_t geglu_bytes = size_t{256} << 20;
 };
 
 class PromptGemm {
@@ -41,8 +44,9 @@ class PromptGemm {
   // Own kernels for everything.
   PromptGemm() = default;
 
-  // Waits for `stream`. While it tests it needs memory for the widest rows in and out, 2*in and
-  // 4*out bytes for each of max_rows. Whatever fails leaves the own kernels and a reason.
+  // Waits for `stream`. While it tests it needs memory for the largest matrix in bf16 and for
+  // max_rows of the widest inputs in bf16 and outputs in f32. Whatever fails leaves the own kernels
+  // and a reason.
   static PromptGemm Open(const PromptGemmOptions& options, const Device& device,
                          DeviceStream* stream);
 
@@ -52,8 +56,15 @@ class PromptGemm {
   // How many shapes the library multiplies.
   int planned() const { return static_cast<int>(plans_.size()); }
 
-  // PLinear, or the library for f32 results of a planned shape. Internal when the library refuses.
+  // PLinear and its kin, or the library for planned shapes: f32 results; GeGLU of a width and
+  // stride that are multiples of 8; codes where the scratch holds the whole matrix. Internal when
+  // the library refuses.
   absl::Status Linear(const WLinearArgs& args, Stream stream);
+  absl::Status Geglu(const WLinearGegluArgs& args, Stream stream);
+  absl::Status LinearCodes(const WLinearCodesArgs& args, const PromptScratch& scratch,
+                           Stream stream);
+  absl::Status GegluCodes(const WLinearCodesGegluArgs& args, const PromptScratch& scratch,
+                          Stream stream);
 
  private:
   struct Plan {
@@ -61,10 +72,12 @@ class PromptGemm {
     int in;
     LtAlgorithm algorithm;
   };
+  const Plan* PlanOf(int out, int in) const;  // or null
 
   std::string description_ = "own kernels";
   std::optional<CublasLt> library_;
   DeviceMemory workspace_;
+  DeviceMemory gate_up_;  // f32
   std::vector<Plan> plans_;
 };
 
