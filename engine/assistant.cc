@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "engine/backend_values.h"
 #include "engine/draft_buffers.h"
 #include "engine/draft_choice.h"
+#include "engine/step_rows.h"
 #include "kvcache/kv_formats.h"
 
 namespace tandem::engine {
@@ -28,10 +29,6 @@ struct ChainRow {
   std::vector<int32_t> drafted;  // drawn by the target in this step, and guessed since
 };
 
-bool AllFinite(const float* row, int size) {
-  return std::all_of(row, row + size, [](float value) { return std::isfinite(value); });
-}
-
 }  // namespace
 
 struct Assistant::State {
@@ -44,9 +41,12 @@ struct Assistant::State {
   const kernels::Ops& ops;
   AssistantRunConfig config;
   std::vector<DraftOp> program;
-  kernels::HugeMemory memory;
+  kernels::Memory memory;
   DraftBuffers buffers;
-  std::array<std::vector<float>, kNumKvGroups> inv_freq;
+  std::array<std::span<const float>, kNumKvGroups> inv_freq;  // of the backend
+  std::array<HeadCounts, kNumKvGroups> heads;
+  BlockTokens block_tokens = {};
+  std::vector<int32_t> cluster_ids;    // AssistantWeights::cluster_ids
   std::vector<kernels::KvView> views;  // [layers] of the layer's donor
   std::array<ChoiceScratch, kChooseTasks> scratch;
   WorkCounters work;
@@ -60,6 +60,9 @@ struct Assistant::State {
   std::vector<ChainRow> rows;
   std::vector<int32_t> ids, positions;  // [rows]
   std::array<Group, kNumKvGroups> groups;
+  kernels::StagedRows staged;
+  std::vector<int32_t> clusters;  // [chunk rows, clusters per token], rising
+  float* logits = nullptr;        // what the chunk's rows choose from, on the host
   int step = 0;
   int live = 0;         // rows of this step
   int chunk_begin = 0;  // of the chunk of logits, as the next
@@ -67,19 +70,31 @@ struct Assistant::State {
 
   const AssistantConfig& shape() const { return assistant.config; }
   const AssistantWeights& weights() const { return assistant.weights; }
-  float* HandoffRow(int row) const {
-    return buffers.u + (2 * int64_t{row} + 1) * shape().backbone_hidden;
+  void* OperandRow(void* operands, int64_t row, int64_t dim) const {
+    return static_cast<std::byte*>(operands) + row * dim * static_cast<int64_t>(ops.operand_bytes);
+  }
+  void* HandoffRow(int row) const {
+    return OperandRow(buffers.u, 2 * int64_t{row} + 1, shape().backbone_hidden);
+  }
+  std::span<const int32_t> StagedSpan(const int32_t* values) const {
+    return {values, static_cast<size_t>(staged.rows)};
   }
 
-  std::span<int32_t> ClustersOf(int row) const {
+  std::span<int32_t> ClustersOf(int row) {
     const size_t top = shape().clusters_per_token;
-    return {buffers.clusters + (row - chunk_begin) * top, top};
+    return {clusters.data() + (row - chunk_begin) * top, top};
   }
 
+  void PlaceConstants();
   absl::Status FindDonors(std::array<kvcache::BlockStore*, kNumKvGroups> stores);
   void BeginChain();
+  void Stage();
   int RowsOfStep(int of_step) const;
   int RunChain();
+  // Brings [chunk rows, dim] values that these rows choose from to the host.
+  void FetchChunk(float* values, size_t dim) {
+    logits = static_cast<float*>(ops.fetch(ops.backend, values, chunk_rows * dim * sizeof(float)));
+  }
   void RunHead(size_t begin, size_t end);
   void Execute(const DraftOp& op);
   void RunLayer(const DraftOp& op);
@@ -88,17 +103,22 @@ struct Assistant::State {
   void Close(int row);
   void Show(const DraftOp& op);
 
-  void Linear(const float* x, int64_t x_stride, const kernels::WeightView& w, float* y,
-              int64_t y_stride, int count) {
-    ops.linear(ops.backend,
-               {.x = x, .x_stride = x_stride, .w = w, .y = y, .y_stride = y_stride, .rows = count});
+  void Linear(const void* x, int64_t x_stride, const kernels::WeightView& w, void* y,
+              int64_t y_stride, int count, bool y_operands = false) {
+    ops.linear(ops.backend, {.x = x,
+                             .x_stride = x_stride,
+                             .w = w,
+                             .y = y,
+                             .y_stride = y_stride,
+                             .rows = count,
+                             .y_operands = y_operands});
     work.linear_madds += uint64_t(count) * w.out * w.in;
   }
   void RmsNorm(const float* weight) {
     ops.rms_norm(ops.backend,
                  {buffers.x, weight, buffers.n, live, shape().hidden, shape().rms_eps});
   }
-  void NormAdd(const float* weight, float scale) {
+  void NormAdd(const float* weight, const float* scale = nullptr) {
     ops.norm_add(ops.backend,
                  {buffers.y, weight, buffers.x, live, shape().hidden, shape().rms_eps, scale});
   }
@@ -157,14 +177,28 @@ absl::Status Assistant::State::FindDonors(std::array<kvcache::BlockStore*, kNumK
     views.push_back(view);
   }
   for (const KvGroup group : {kSliding, kFull}) {
+    if (stores[group] != nullptr) block_tokens[group] = stores[group]->layout().block_tokens;
     const size_t pairs = shape().InvFreq(group).size();
-    if (pairs == 0) continue;                // no layer of this group
-    inv_freq[group] = model.InvFreq(group);  // the very rotation of the donors' K
-    if (inv_freq[group].size() != pairs) {
+    if (pairs != 0 && model.InvFreq(group).size() != pairs) {
       return absl::InternalError("the assistant rotates other pairs than the target");
     }
   }
-  return absl::OkStatus();
+  return FindHeadCounts(shape().layers, heads);
+}
+
+// What stays in the backend's memory, and what the host needs to know of it.
+void Assistant::State::PlaceConstants() {
+  for (const KvGroup group : {kSliding, kFull}) {
+    if (shape().InvFreq(group).empty()) continue;                    // no layer of this group
+    const std::vector<float> values = target.config.InvFreq(group);  // the rotation of donors' K
+    WriteFloats(ops, values, buffers.inv_freq[group]);
+    inv_freq[group] = {buffers.inv_freq[group], values.size()};
+  }
+  if (!shape().clustered) return;
+  const size_t bytes = size_t(shape().vocab) * sizeof(int32_t);
+  const auto* ids = static_cast<const int32_t*>(
+      ops.fetch(ops.backend, const_cast<int32_t*>(weights().cluster_ids), bytes));
+  cluster_ids.assign(ids, ids + shape().vocab);
 }
 
 // What holds for all steps: where every row stands and which rows of the donors it sees.
@@ -188,7 +222,26 @@ void Assistant::State::BeginChain() {
       g.end[r] = committed;
       g.segments[r] = {static_cast<int>(r), 1, slot.block_table[group].data()};
     }
+    ids[r] = rows[r].token;
   }
+}
+
+// Hands the rows of the step to the backend.
+void Assistant::State::Stage() {
+  kernels::RowsArgs args;
+  args.ids = std::span(ids).first(live);
+  args.positions = std::span(positions).first(live);
+  for (const KvGroup group : {kSliding, kFull}) {
+    if (heads[group].q == 0) continue;
+    args.groups[group] = {.cells = {},
+                          .visible_begin = std::span(groups[group].begin).first(live),
+                          .visible_end = std::span(groups[group].end).first(live),
+                          .segments = std::span(groups[group].segments).first(live),
+                          .block_tokens = block_tokens[group],
+                          .num_q_heads = heads[group].q,
+                          .num_kv_heads = heads[group].kv};
+  }
+  staged = ops.stage(ops.backend, args);
 }
 
 int Assistant::State::RowsOfStep(int of_step) const {
@@ -203,13 +256,14 @@ int Assistant::State::RunChain() {
   BeginChain();
   step = 0;
   live = RowsOfStep(0);
+  Stage();
   for (const DraftOp& op : program) {
     if (op.runs == Runs::kPerChain) Execute(op);
   }
   for (;;) {
-    for (int r = 0; r < live; ++r) {
-      if (rows[r].open && !AllFinite(HandoffRow(r), shape().backbone_hidden)) Close(r);
-      ids[r] = rows[r].token;
+    if (step > 0) {
+      for (int r = 0; r < live; ++r) ids[r] = rows[r].token;
+      Stage();
     }
     const auto open = [](const ChainRow& row) { return row.open; };
     if (std::none_of(rows.begin(), rows.begin() + live, open)) return step;
@@ -243,20 +297,21 @@ void Assistant::State::Execute(const DraftOp& op) {
   using Kind = DraftOp::Kind;
   const int d = shape().hidden;
   const int backbone = shape().backbone_hidden;
-  const float* z = buffers.n + int64_t{chunk_begin} * d;  // of the chunk
+  const void* z = OperandRow(buffers.n, chunk_begin, d);  // of the chunk
   switch (op.kind) {
     case Kind::kHandoffs:
       for (int r = 0; r < live; ++r) {
-        std::memcpy(HandoffRow(r), rows[r].slot->handoff.data(), sizeof(float) * backbone);
+        const std::span<const std::byte> handoff = rows[r].slot->handoff;
+        ops.copy(ops.backend, HandoffRow(r), handoff.data(), handoff.size());
       }
       break;
     case Kind::kRope:
-      ops.rope_table(ops.backend,
-                     {positions, inv_freq[op.group], buffers.cos[op.group], buffers.sin[op.group]});
+      ops.rope_table(ops.backend, {StagedSpan(staged.positions), inv_freq[op.group],
+                                   buffers.cos[op.group], buffers.sin[op.group]});
       break;
     case Kind::kEmbed:
-      ops.embed(ops.backend, {target.weights.embed, std::span(ids).first(live), target.embed_scale,
-                              buffers.u, 2 * int64_t{backbone}});
+      ops.embed(ops.backend, {target.weights.embed, StagedSpan(staged.ids), target.embed_scale,
+                              buffers.u, 2 * int64_t{backbone}, /*out_operands=*/true});
       break;
     case Kind::kPre:
       Linear(buffers.u, 2 * int64_t{backbone}, weights().pre, buffers.x, d, live);
@@ -271,7 +326,10 @@ void Assistant::State::Execute(const DraftOp& op) {
       Linear(z, d, weights().centroids, buffers.scores, shape().num_clusters, chunk_rows);
       break;
     case Kind::kChooseClusters:
+      FetchChunk(buffers.scores, shape().num_clusters);
+      clusters.resize(size_t(chunk_rows) * shape().clusters_per_token);
       ForChunkRows([this](int row, ChoiceScratch& s) { ChooseClustersOf(row, s); });
+      ops.write(ops.backend, buffers.clusters, clusters.data(), clusters.size() * sizeof(int32_t));
       break;
     case Kind::kClusterLogits:
       ops.linear_clusters(ops.backend, {.x = z,
@@ -291,10 +349,12 @@ void Assistant::State::Execute(const DraftOp& op) {
                    shape().logit_softcap});
       break;
     case Kind::kChooseToken:
+      FetchChunk(buffers.logits, LogitsPerRow(shape()));
       ForChunkRows([this](int row, ChoiceScratch& s) { ChooseTokenOf(row, s); });
       break;
     case Kind::kPost:
-      Linear(buffers.n, d, weights().post, HandoffRow(0), 2 * int64_t{backbone}, live);
+      Linear(buffers.n, d, weights().post, HandoffRow(0), 2 * int64_t{backbone}, live,
+             /*y_operands=*/true);
       break;
     default:
       RunLayer(op);
@@ -339,8 +399,9 @@ void Assistant::State::RunLayer(const DraftOp& op) {
                                          .q_stride = width,
                                          .out = buffers.attn,
                                          .segments = std::span(g.segments).first(live),
-                                         .visible_begin = g.begin.data(),
-                                         .visible_end = g.end.data(),
+                                         .visible_begin = staged.visible_begin[desc.group()],
+                                         .visible_end = staged.visible_end[desc.group()],
+                                         .group = desc.group(),
                                          .num_q_heads = desc.num_q_heads,
                                          .num_kv_heads = desc.num_kv_heads,
                                          .head_dim = desc.head_dim,
@@ -348,7 +409,7 @@ void Assistant::State::RunLayer(const DraftOp& op) {
     case Kind::kOutput:
       return Linear(buffers.attn, width, w.o, buffers.y, d, live);
     case Kind::kAttentionAdd:
-      return NormAdd(w.post_attn_norm, 1.0f);
+      return NormAdd(w.post_attn_norm);
     case Kind::kFfnNorm:
       return RmsNorm(w.pre_ffn_norm);
     case Kind::kGateUp:
@@ -363,7 +424,7 @@ void Assistant::State::RunLayer(const DraftOp& op) {
     case Kind::kDown:
       return Linear(buffers.mlp, desc.mlp_width, w.down, buffers.y, d, live);
     case Kind::kFfnAdd:
-      return NormAdd(w.post_ffn_norm, *w.layer_scalar);
+      return NormAdd(w.post_ffn_norm, w.layer_scalar);
     default:
       return;
   }
@@ -376,7 +437,7 @@ void Assistant::State::Close(int row) {
 
 void Assistant::State::ChooseClustersOf(int row, ChoiceScratch& s) {
   const size_t count = shape().num_clusters;
-  const std::span<const float> scores(buffers.scores + (row - chunk_begin) * count, count);
+  const std::span<const float> scores(logits + (row - chunk_begin) * count, count);
   // A row that is closed gets clusters too: the product reads them.
   if (!ChooseClusters(scores, ClustersOf(row), s) && rows[row].open) Close(row);
 }
@@ -384,17 +445,16 @@ void Assistant::State::ChooseClustersOf(int row, ChoiceScratch& s) {
 void Assistant::State::ChooseTokenOf(int row, ChoiceScratch& s) {
   ChainRow& r = rows[row];
   if (!r.open) return;
-  const std::span<float> logits(buffers.logits + (row - chunk_begin) * LogitsPerRow(shape()),
-                                LogitsPerRow(shape()));
+  const std::span<float> row_logits(logits + (row - chunk_begin) * LogitsPerRow(shape()),
+                                    LogitsPerRow(shape()));
   SampleRequest request = r.slot->next;
   request.position += step;
   request.drafted = r.drafted;
   request.logprobs = {};
   const SampledToken guess =
-      shape().clustered
-          ? GuessFromClusters(logits, ClustersOf(row), shape().cluster_rows(),
-                              weights().cluster_ids, request, shape().suppressed_ids, s)
-          : GuessFromRow(logits, request, shape().suppressed_ids, s);
+      shape().clustered ? GuessFromClusters(row_logits, ClustersOf(row), shape().cluster_rows(),
+                                            cluster_ids.data(), request, shape().suppressed_ids, s)
+                        : GuessFromRow(row_logits, request, shape().suppressed_ids, s);
   if (!guess.finite) return Close(row);
   r.token = guess.id;
   r.drafted.push_back(guess.id);
@@ -409,68 +469,74 @@ void Assistant::State::Show(const DraftOp& op) {
   const int count = chunked ? chunk_rows : live;
   std::vector<int> slots;
   for (int r = begin; r < begin + count; ++r) slots.push_back(rows[r].slot_index);
-  std::vector<float> copy;
+  std::vector<float> values;
   const auto show = [&](const float* data, int64_t dim) {
     (*trace)(op, step, slots, {data, static_cast<size_t>(count * dim)});
   };
-  const auto show_half = [&](const float* half) {  // of u
-    for (int r = 0; r < count; ++r) {
-      copy.insert(copy.end(), half + 2 * r * backbone, half + (2 * r + 1) * backbone);
+  const auto show_of = [&](const void* data, int64_t dim, bool operands) {
+    FetchFloats(ops, data, count * dim, operands, values);
+    show(values.data(), dim);
+  };
+  const auto show_half = [&](int half) {  // of u
+    FetchFloats(ops, buffers.u, 2 * count * backbone, /*operands=*/true, values);
+    for (int64_t r = 0; r < count; ++r) {
+      std::copy_n(values.begin() + (2 * r + half) * backbone, backbone,
+                  values.begin() + r * backbone);
     }
-    show(copy.data(), backbone);
+    show(values.data(), backbone);
   };
   const int64_t d = shape().hidden;
   const LayerDesc layer = op.layer >= 0 ? shape().layers[op.layer] : LayerDesc{};
   switch (op.kind) {
     case Kind::kHandoffs:
     case Kind::kPost:
-      return show_half(HandoffRow(0));
+      return show_half(1);
     case Kind::kEmbed:
-      return show_half(buffers.u);
+      return show_half(0);
     case Kind::kRope:
-      return show(buffers.cos[op.group], static_cast<int64_t>(inv_freq[op.group].size()));
+      return show_of(buffers.cos[op.group], static_cast<int64_t>(inv_freq[op.group].size()), false);
     case Kind::kPre:
     case Kind::kAttentionAdd:
     case Kind::kFfnAdd:
-      return show(buffers.x, d);
+      return show_of(buffers.x, d, false);
     case Kind::kInputNorm:
     case Kind::kFfnNorm:
     case Kind::kFinalNorm:
-      return show(buffers.n, d);
+      return show_of(buffers.n, d, true);
     case Kind::kQuery:
     case Kind::kQueryPost:
-      return show(buffers.q, int64_t{layer.num_q_heads} * layer.head_dim);
+      return show_of(buffers.q, int64_t{layer.num_q_heads} * layer.head_dim, false);
     case Kind::kAttention:
-      return show(buffers.attn, int64_t{layer.num_q_heads} * layer.head_dim);
+      return show_of(buffers.attn, int64_t{layer.num_q_heads} * layer.head_dim, true);
     case Kind::kOutput:
     case Kind::kDown:
-      return show(buffers.y, d);
+      return show_of(buffers.y, d, false);
     case Kind::kGateUp:
-      return show(buffers.mlp, layer.mlp_width);
+      return show_of(buffers.mlp, layer.mlp_width, true);
     case Kind::kLogits:
     case Kind::kClusterLogits:
     case Kind::kSoftcap:
-      return show(buffers.logits, static_cast<int64_t>(LogitsPerRow(shape())));
+      return show_of(buffers.logits, static_cast<int64_t>(LogitsPerRow(shape())), false);
     case Kind::kCentroids:
-      return show(buffers.scores, shape().num_clusters);
+      return show_of(buffers.scores, shape().num_clusters, false);
     case Kind::kChooseClusters:
-      copy.assign(buffers.clusters, buffers.clusters + int64_t{count} * shape().clusters_per_token);
-      return show(copy.data(), shape().clusters_per_token);
+      values.assign(clusters.begin(), clusters.end());
+      return show(values.data(), shape().clusters_per_token);
     case Kind::kChooseToken:
       for (int r = begin; r < begin + count; ++r) {
-        copy.push_back(rows[r].open ? static_cast<float>(rows[r].token) : -1.0f);
+        values.push_back(rows[r].open ? static_cast<float>(rows[r].token) : -1.0f);
       }
-      return show(copy.data(), 1);
+      return show(values.data(), 1);
   }
 }
 
 Assistant::Assistant(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Assistant::~Assistant() = default;
 
-size_t Assistant::ScratchBytes(const AssistantConfig& config,
-                               const AssistantRunConfig& run_config) {
+size_t Assistant::ScratchBytes(const AssistantConfig& config, const AssistantRunConfig& run_config,
+                               size_t operand_bytes) {
   DraftBuffers buffers;
-  return LayOutDraftBuffers(config, run_config.max_slots, nullptr, buffers);
+  return LayOutDraftBuffers(config, run_config.max_slots, operand_bytes, nullptr, buffers);
 }
 
 absl::StatusOr<std::unique_ptr<Assistant>> Assistant::Create(
@@ -483,11 +549,13 @@ absl::StatusOr<std::unique_ptr<Assistant>> Assistant::Create(
   auto state = std::make_unique<State>(assistant, target, ops, config);
   if (absl::Status status = state->FindDonors(stores); !status.ok()) return status;
   state->program = MakeDraftProgram(assistant.config);
-  absl::StatusOr<kernels::HugeMemory> memory =
-      kernels::HugeMemory::Allocate(ScratchBytes(assistant.config, config));
+  absl::StatusOr<kernels::Memory> memory =
+      ops.memory.Allocate(ScratchBytes(assistant.config, config, ops.operand_bytes));
   if (!memory.ok()) return memory.status();
   state->memory = *std::move(memory);
-  LayOutDraftBuffers(assistant.config, config.max_slots, state->memory.data(), state->buffers);
+  LayOutDraftBuffers(assistant.config, config.max_slots, ops.operand_bytes, state->memory.data(),
+                     state->buffers);
+  state->PlaceConstants();
   return std::unique_ptr<Assistant>(new Assistant(std::move(state)));
 }
 

@@ -49,12 +49,14 @@ class Assistant {
   ~Assistant();
 
   // Bytes of activation buffers that Create allocates.
-  static size_t ScratchBytes(const AssistantConfig& config, const AssistantRunConfig& run_config);
+  //   operand_bytes  kernels::Ops::operand_bytes
+  static size_t ScratchBytes(const AssistantConfig& config, const AssistantRunConfig& run_config,
+                             size_t operand_bytes = sizeof(float));
 
   // engine::Propose. At temperature 0 a guess is the largest logit that may be drawn, else what the
   // target would draw from these logits: same noise, cuts, bias, bans and penalties. A draft ends
-  // early, with `finite` false, where its handoff row or its logits hold a NaN or an infinity; the
-  // other slots never notice. A row's bits depend on its own slot alone.
+  // early, with `finite` false, where its logits hold a NaN or an infinity, as behind a handoff row
+  // with one; the other slots never notice. A row's bits depend on its own slot alone.
   int Propose(std::span<const DraftSlot> slots, std::span<Draft> drafts,
               const DraftTrace& trace = nullptr);
 

@@ -23,8 +23,8 @@ size_t LayOutAssistantWeights(const AssistantConfig& config, std::byte* base,
     weights.centroids =
         layout.Matrix(hidden, {{"masked_embedding.centroids.weight", config.num_clusters}});
     weights.cluster_ids = layout.TokenIds("masked_embedding.token_ordering", config.vocab);
-    weights.first_cluster = layout.Clusters("model.embed_tokens.weight", config.vocab, hidden,
-                                            config.cluster_rows(), weights.cluster_ids);
+    weights.first_cluster =
+        layout.Clusters("model.embed_tokens.weight", config.vocab, hidden, config.cluster_rows());
     weights.cluster_elements = kernels::PackedElements(config.cluster_rows(), hidden);
   } else {
     weights.head = layout.Matrix(hidden, {{"model.embed_tokens.weight", config.vocab}});

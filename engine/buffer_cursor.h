@@ -11,6 +11,7 @@ class BufferCursor {
   // `base` null: nothing is cut, only counted; what is returned must not be used.
   explicit BufferCursor(std::byte* base) : begin_(reinterpret_cast<uintptr_t>(base)) {}
 
+  void* Bytes(size_t count) { return reinterpret_cast<void*>(Take(count)); }
   float* Floats(size_t count) { return reinterpret_cast<float*>(Take(count * sizeof(float))); }
   int32_t* Ints(size_t count) { return reinterpret_cast<int32_t*>(Take(count * sizeof(int32_t))); }
 

@@ -9,20 +9,22 @@
 
 namespace tandem::engine {
 
-// f32, all [max_slots, ...] unless said otherwise.
+// f32, or operands (kernels/ops.h) where the pointer has no type; all [max_slots, ...] unless said
+// otherwise.
 struct DraftBuffers {
-  float* u = nullptr;     // [., 2 D] scaled embedding, then the handoff row or its successor
-  float* x = nullptr;     // [., d] residual stream
-  float* n = nullptr;     // [., d] normed input of a product; z from the final norm on
-  float* y = nullptr;     // [., d] output of a product, before it joins the residual
-  float* q = nullptr;     // [., widest Hq * hd]
-  float* attn = nullptr;  // [., widest Hq * hd]
-  float* mlp = nullptr;   // [., widest MLP]
+  void* u = nullptr;     // [., 2 D] scaled embedding, then the handoff row or its successor
+  float* x = nullptr;    // [., d] residual stream
+  void* n = nullptr;     // [., d] normed input of a product; z from the final norm on
+  float* y = nullptr;    // [., d] output of a product, before it joins the residual
+  float* q = nullptr;    // [., widest Hq * hd]
+  void* attn = nullptr;  // [., widest Hq * hd]
+  void* mlp = nullptr;   // [., widest MLP]
   std::array<float*, kNumKvGroups> cos = {};  // [., live pairs]
   std::array<float*, kNumKvGroups> sin = {};
-  float* scores = nullptr;      // [LogitRows, clusters]
-  int32_t* clusters = nullptr;  // [LogitRows, clusters per token], rising
-  float* logits = nullptr;      // [LogitRows, LogitsPerRow]
+  std::array<float*, kNumKvGroups> inv_freq = {};  // [live pairs], once
+  float* scores = nullptr;                         // [LogitRows, clusters]
+  int32_t* clusters = nullptr;                     // [LogitRows, clusters per token], rising
+  float* logits = nullptr;                         // [LogitRows, LogitsPerRow]
 };
 
 // Rows whose logits are held at once: of a dense head at most 64, which are 64 MiB as published.
@@ -32,7 +34,8 @@ int LogitRows(const AssistantConfig& config, int max_slots);
 size_t LogitsPerRow(const AssistantConfig& config);
 
 // Places the buffers behind `base` (64-byte aligned; null to learn the size); returns bytes used.
-size_t LayOutDraftBuffers(const AssistantConfig& config, int max_slots, std::byte* base,
-                          DraftBuffers& buffers);
+//   operand_bytes  kernels::Ops::operand_bytes
+size_t LayOutDraftBuffers(const AssistantConfig& config, int max_slots, size_t operand_bytes,
+                          std::byte* base, DraftBuffers& buffers);
 
 }  // namespace tandem::engine

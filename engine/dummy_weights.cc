@@ -46,7 +46,7 @@ void FillUniform(uint64_t key, size_t first, size_t count, float amplitude, Bf16
 }  // namespace
 
 void FillDummyValues(const std::string& name, uint64_t seed, size_t first, size_t count, int inputs,
-                     kernels::CpuBackend& backend, Bf16* values) {
+                     const kernels::Ops& ops, Bf16* values) {
   struct Context {
     uint64_t key;
     size_t first;
@@ -55,26 +55,27 @@ void FillDummyValues(const std::string& name, uint64_t seed, size_t first, size_
     Bf16* values;
   } context{HashName(name, seed), first, count, std::sqrt(3.0f / static_cast<float>(inputs)),
             values};
-  kernels::RunOnTeam(
-      backend,
-      [](void* opaque, int thread, int threads) {
+  constexpr size_t kPiece = 64 << 10;
+  ops.for_each(
+      ops.backend, static_cast<int>((count + kPiece - 1) / kPiece),
+      [](void* opaque, int piece) {
         const Context& c = *static_cast<Context*>(opaque);
-        const size_t begin = c.count * thread / threads;
-        const size_t end = c.count * (thread + 1) / threads;
+        const size_t begin = piece * kPiece;
+        const size_t end = std::min(c.count, begin + kPiece);
         FillUniform(c.key, c.first + begin, end - begin, c.amplitude, c.values + begin);
       },
       &context);
 }
 
-TensorSource DummySource(uint64_t seed, kernels::CpuBackend& backend) {
+TensorSource DummySource(uint64_t seed, const kernels::Ops& ops) {
   TensorSource source;
   const auto buffers = std::make_shared<std::array<std::vector<Bf16>, 2>>();
-  source.rows = [seed, &backend, buffers](const std::string& name, int64_t row_begin, int64_t rows,
-                                          int64_t cols, int buffer) {
+  source.rows = [seed, &ops, buffers](const std::string& name, int64_t row_begin, int64_t rows,
+                                      int64_t cols, int buffer) {
     std::vector<Bf16>& out = (*buffers)[buffer];
     if (out.size() < static_cast<size_t>(rows * cols)) out.resize(rows * cols);
     // Unit variance in, about unit variance out; the embedding is scaled by sqrt(H) instead.
-    FillDummyValues(name, seed, row_begin * cols, rows * cols, static_cast<int>(cols), backend,
+    FillDummyValues(name, seed, row_begin * cols, rows * cols, static_cast<int>(cols), ops,
                     out.data());
     return reinterpret_cast<const std::byte*>(out.data());
   };

@@ -9,16 +9,16 @@
 #include <string>
 
 #include "engine/fill_weights.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/ops.h"
 #include "kernels/types.h"
 
 namespace tandem::engine {
 
 // Matrices uniform with a variance of one over their inputs, vectors of ones, token ids in order.
-TensorSource DummySource(uint64_t seed, kernels::CpuBackend& backend);
+TensorSource DummySource(uint64_t seed, const kernels::Ops& ops);
 
 // Values [first, first + count) of a tensor, uniform with a variance of 1 / inputs.
 void FillDummyValues(const std::string& name, uint64_t seed, size_t first, size_t count, int inputs,
-                     kernels::CpuBackend& backend, kernels::Bf16* values);
+                     const kernels::Ops& ops, kernels::Bf16* values);
 
 }  // namespace tandem::engine

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "engine/weight_layout.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/ops.h"
 
 namespace tandem::engine {
 
@@ -39,7 +39,7 @@ size_t FillBytes(const std::vector<WeightItem>& items);
 // Fills every item, in order; `target` memory is zeroed before.
 //   filled, total  what progress is told; `filled` moves by FillBytes(items)
 absl::Status FillWeights(const std::vector<WeightItem>& items, const TensorSource& source,
-                         kernels::CpuBackend& backend, const LoadProgress& progress, size_t& filled,
+                         const kernels::Ops& ops, const LoadProgress& progress, size_t& filled,
                          size_t total);
 
 }  // namespace tandem::engine

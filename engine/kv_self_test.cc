@@ -9,6 +9,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
+#include "engine/backend_values.h"
+#include "engine/buffer_cursor.h"
 #include "kernels/kv_row.h"
 #include "kvcache/block_store.h"
 #include "kvcache/kv_formats.h"
@@ -80,23 +82,38 @@ absl::Status Try(const Golden& golden, const kernels::Ops& ops) {
   absl::StatusOr<kvcache::GroupLayout> layout = kvcache::MakeGroupLayout(
       16, {{.num_kv_heads = 1, .head_dim = dim, .k = golden.format, .v = golden.format}});
   if (!layout.ok()) return layout.status();
-  absl::StatusOr<kvcache::BlockStore> store = kvcache::BlockStore::Create(*std::move(layout), 1);
+  absl::StatusOr<kvcache::BlockStore> store =
+      kvcache::BlockStore::Create(*std::move(layout), 1, ops.memory);
   if (!store.ok()) return store.status();
-  store->PrepareBlock(0);
-  std::vector<float> ones(2 * size_t(dim), 1.0f);
+  const std::vector<float> ones(2 * size_t(dim), 1.0f);
   std::vector<float> vector(dim);
   for (int i = 0; i < dim; ++i) vector[i] = static_cast<float>((37 * i) % 101 - 50) / 16.0f;
   const int32_t cell = 1;
+  BufferCursor size(nullptr);
+  size.Floats(ones.size());
+  size.Floats(vector.size());
+  size.Ints(1);
+  absl::StatusOr<kernels::Memory> memory = ops.memory.Allocate(size.used_bytes());
+  if (!memory.ok()) return memory.status();
+  BufferCursor cursor(memory->data());
+  float* const qkv = cursor.Floats(ones.size());
+  float* const norm = cursor.Floats(vector.size());
+  int32_t* const cells = cursor.Ints(1);
+  WriteFloats(ops, ones, qkv);
+  WriteFloats(ops, vector, norm);
+  ops.write(ops.backend, cells, &cell, sizeof cell);
   kernels::QkvPostArgs args;
-  args.qkv = ones.data();
+  args.qkv = qkv;
   args.stride = 2 * dim;
   args.rows = 1;
   args.num_kv_heads = 1;
   args.head_dim = dim;
-  args.k_norm = vector.data();
+  args.k_norm = norm;
   args.kv = store->View(0);
-  args.cells = &cell;
+  args.cells = cells;
   ops.qkv_post(ops.backend, args);
+  args.kv.base =
+      static_cast<std::byte*>(ops.fetch(ops.backend, args.kv.base, store->layout().block_bytes));
 
   const RowMark k = MarkOf(kernels::KRowAt(args.kv, 0, 0, cell, dim), golden.format, dim);
   if (absl::Status s = Compare(golden, "keys", k, golden.vector, ops); !s.ok()) return s;

@@ -133,17 +133,16 @@ absl::Status CheckValues(const Checkpoint& checkpoint, const AssistantConfig& co
 }
 
 absl::StatusOr<AssistantModel> Fill(const AssistantConfig& config, const TensorSource& source,
-                                    kernels::CpuBackend& backend, const LoadProgress& progress) {
+                                    const kernels::Ops& ops, const LoadProgress& progress) {
   AssistantModel model;
   model.config = config;
-  absl::StatusOr<kernels::HugeMemory> memory =
-      kernels::HugeMemory::Allocate(AssistantWeightBytes(config));
+  absl::StatusOr<kernels::Memory> memory = ops.memory.Allocate(AssistantWeightBytes(config));
   if (!memory.ok()) return memory.status();
   model.memory = *std::move(memory);
   std::vector<WeightItem> items;
   LayOutAssistantWeights(config, model.memory.data(), model.weights, items);
   size_t filled = 0;
-  if (absl::Status s = FillWeights(items, source, backend, progress, filled, FillBytes(items));
+  if (absl::Status s = FillWeights(items, source, ops, progress, filled, FillBytes(items));
       !s.ok()) {
     return s;
   }
@@ -153,8 +152,7 @@ absl::StatusOr<AssistantModel> Fill(const AssistantConfig& config, const TensorS
 }  // namespace
 
 absl::StatusOr<AssistantModel> LoadAssistant(const std::string& directory,
-                                             const ModelConfig& target,
-                                             kernels::CpuBackend& backend,
+                                             const ModelConfig& target, const kernels::Ops& ops,
                                              const LoadProgress& progress) {
   const absl::StatusOr<AssistantConfig> config = ReadFitted(directory, target);
   if (!config.ok()) return config.status();
@@ -163,8 +161,7 @@ absl::StatusOr<AssistantModel> LoadAssistant(const std::string& directory,
   std::vector<std::string> warnings;
   if (absl::Status s = CheckTensors(*checkpoint, *config, directory, warnings); !s.ok()) return s;
   const CheckpointTensors tensors = Tensors(*checkpoint, directory);
-  absl::StatusOr<AssistantModel> model =
-      Fill(*config, CheckpointSource(tensors), backend, progress);
+  absl::StatusOr<AssistantModel> model = Fill(*config, CheckpointSource(tensors), ops, progress);
   if (!model.ok()) return model.status();
   model->checkpoint_tensors = checkpoint->tensors.size();
   model->warnings = std::move(warnings);
@@ -182,9 +179,9 @@ absl::Status CheckAssistant(const std::string& directory, const ModelConfig& tar
 }
 
 absl::StatusOr<AssistantModel> LoadDummyAssistant(const AssistantConfig& fitted, uint64_t seed,
-                                                  kernels::CpuBackend& backend,
+                                                  const kernels::Ops& ops,
                                                   const LoadProgress& progress) {
-  return Fill(fitted, DummySource(seed, backend), backend, progress);
+  return Fill(fitted, DummySource(seed, ops), ops, progress);
 }
 
 }  // namespace tandem::engine

@@ -14,8 +14,8 @@
 #include "engine/assistant_config.h"
 #include "engine/assistant_weights.h"
 #include "engine/load_model.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/huge_memory.h"
+#include "kernels/memory.h"
+#include "kernels/ops.h"
 
 namespace tandem::engine {
 
@@ -26,14 +26,13 @@ struct AssistantModel {
   size_t checkpoint_tensors = 0;      // tensors in the files, used or not; 0 for dummy weights
   std::vector<std::string> warnings;  // tensors that were found and not needed, one line each
 
-  kernels::HugeMemory memory;  // behind `weights`
+  kernels::Memory memory;  // behind `weights`, of the backend
 };
 
 // Errors name the file, and the tensor or the key (mtp.md 1.3). An assistant of another target is
 // FailedPrecondition (FitToTarget), a damaged file InvalidArgument.
 absl::StatusOr<AssistantModel> LoadAssistant(const std::string& directory,
-                                             const ModelConfig& target,
-                                             kernels::CpuBackend& backend,
+                                             const ModelConfig& target, const kernels::Ops& ops,
                                              const LoadProgress& progress);
 
 // Everything that LoadAssistant would refuse, but for the lack of memory. Reads the values of
@@ -43,7 +42,7 @@ absl::Status CheckAssistant(const std::string& directory, const ModelConfig& tar
 // `fitted` filled with values that depend on `seed` and the tensor's name alone; a clustered head
 // has its tokens in order of their ids.
 absl::StatusOr<AssistantModel> LoadDummyAssistant(const AssistantConfig& fitted, uint64_t seed,
-                                                  kernels::CpuBackend& backend,
+                                                  const kernels::Ops& ops,
                                                   const LoadProgress& progress);
 
 }  // namespace tandem::engine

@@ -16,12 +16,12 @@ using kernels::Bf16;
 const char kPleTable[] = "embed_tokens_per_layer.weight";
 
 absl::StatusOr<Model> Prepare(const ModelConfig& config, bool exact_embed_scale,
-                              std::vector<WeightItem>& items) {
+                              const kernels::MemorySource& source, std::vector<WeightItem>& items) {
   Model model;
   model.config = config;
   const float scale = std::sqrt(static_cast<float>(config.hidden));
   model.embed_scale = exact_embed_scale ? scale : ToFloat(kernels::ToBf16(scale));
-  absl::StatusOr<kernels::HugeMemory> memory = kernels::HugeMemory::Allocate(WeightBytes(config));
+  absl::StatusOr<kernels::Memory> memory = source.Allocate(WeightBytes(config));
   if (!memory.ok()) return memory.status();
   model.memory = *std::move(memory);
   LayOutWeights(model.config, model.memory.data(), model.weights, items);
@@ -93,7 +93,7 @@ absl::StatusOr<const Tensor*> PleTable(const CheckpointTensors& tensors,
 }  // namespace
 
 absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOptions& options,
-                                     kernels::CpuBackend& backend, const LoadProgress& progress) {
+                                     const kernels::Ops& ops, const LoadProgress& progress) {
   absl::StatusOr<ModelConfig> config = ReadModelConfig(directory);
   if (!config.ok()) return config.status();
   absl::StatusOr<Checkpoint> checkpoint = OpenCheckpoint(directory);
@@ -103,11 +103,11 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
   const CheckpointTensors tensors(*checkpoint, directory, TargetSpellings(prefix));
 
   std::vector<WeightItem> items;
-  absl::StatusOr<Model> model = Prepare(*config, options.exact_embed_scale, items);
+  absl::StatusOr<Model> model = Prepare(*config, options.exact_embed_scale, ops.memory, items);
   if (!model.ok()) return model.status();
   size_t filled = 0;
-  if (absl::Status s = FillWeights(items, CheckpointSource(tensors), backend, progress, filled,
-                                   FillBytes(items));
+  if (absl::Status s =
+          FillWeights(items, CheckpointSource(tensors), ops, progress, filled, FillBytes(items));
       !s.ok()) {
     return s;
   }
@@ -172,22 +172,21 @@ absl::StatusOr<QkNorms> ReadQkNorms(const Checkpoint& checkpoint, const ModelCon
   return norms;
 }
 
-absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
-                                kernels::CpuBackend& backend, const LoadProgress& progress) {
+absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed, const kernels::Ops& ops,
+                                const LoadProgress& progress) {
   std::vector<WeightItem> items;
-  absl::StatusOr<Model> model = Prepare(config, /*exact_embed_scale=*/false, items);
+  absl::StatusOr<Model> model = Prepare(config, /*exact_embed_scale=*/false, ops.memory, items);
   if (!model.ok()) return model.status();
   const size_t ple_bytes = PleTableBytes(config);
   size_t filled = 0;
   const size_t total = FillBytes(items) + ple_bytes;
-  if (absl::Status s =
-          FillWeights(items, DummySource(seed, backend), backend, progress, filled, total);
+  if (absl::Status s = FillWeights(items, DummySource(seed, ops), ops, progress, filled, total);
       !s.ok()) {
     return s;
   }
 
   if (ple_bytes > 0) {
-    absl::StatusOr<kernels::HugeMemory> memory = kernels::HugeMemory::Allocate(ple_bytes);
+    absl::StatusOr<kernels::Memory> memory = kernels::HostMemory().Allocate(ple_bytes);
     if (!memory.ok()) return memory.status();
     model->ple_memory = *std::move(memory);
     Bf16* table = reinterpret_cast<Bf16*>(model->ple_memory.data());
@@ -195,7 +194,7 @@ absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
     const size_t chunk = kFillChunkBytes / sizeof(Bf16);
     for (size_t first = 0; first < count; first += chunk) {
       const size_t size = std::min(chunk, count - first);
-      FillDummyValues(kPleTable, seed, first, size, config.ple_width, backend, table + first);
+      FillDummyValues(kPleTable, seed, first, size, config.ple_width, ops, table + first);
       filled += size * sizeof(Bf16);
       if (progress) progress(filled, total);
     }

@@ -13,8 +13,8 @@
 #include "engine/fill_weights.h"
 #include "engine/model_config.h"
 #include "engine/weights.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/huge_memory.h"
+#include "kernels/memory.h"
+#include "kernels/ops.h"
 
 namespace tandem::engine {
 
@@ -25,8 +25,8 @@ struct Model {
   Weights weights;
   size_t checkpoint_tensors = 0;  // tensors in the files, used or not; 0 for dummy weights
 
-  kernels::HugeMemory memory;                      // behind `weights`
-  kernels::HugeMemory ple_memory;                  // behind weights.ple_table of dummy weights
+  kernels::Memory memory;                          // behind `weights`, of the backend
+  kernels::Memory ple_memory;                      // behind weights.ple_table of dummy weights
   std::vector<std::unique_ptr<MappedFile>> files;  // behind weights.ple_table of a checkpoint
 };
 
@@ -37,7 +37,7 @@ struct LoadOptions {
 
 // Errors name the file and the tensor.
 absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOptions& options,
-                                     kernels::CpuBackend& backend, const LoadProgress& progress);
+                                     const kernels::Ops& ops, const LoadProgress& progress);
 
 // Whether LoadCheckpoint would find every tensor it needs, with its shape and type, and no other.
 // Reads no values. `directory` is for messages.
@@ -54,7 +54,7 @@ absl::StatusOr<QkNorms> ReadQkNorms(const Checkpoint& checkpoint, const ModelCon
                                     const std::string& directory);
 
 // `config` filled with values that depend on `seed` and the tensor's name alone.
-absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed,
-                                kernels::CpuBackend& backend, const LoadProgress& progress);
+absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed, const kernels::Ops& ops,
+                                const LoadProgress& progress);
 
 }  // namespace tandem::engine

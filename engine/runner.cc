@@ -8,35 +8,16 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/backend_values.h"
+#include "engine/sample_runs.h"
 #include "engine/step_buffers.h"
+#include "engine/step_rows.h"
 #include "kvcache/kv_formats.h"
 
 namespace tandem::engine {
 namespace {
 
 constexpr int kSampleTasks = 16;  // rows sampled at the same time, each with its own scratch
-
-// The rows still in the forward, and where each group's attention finds their KV.
-struct LiveRows {
-  struct Group {
-    std::vector<int32_t> cells;       // [rows] where the row's own K/V go
-    std::vector<int32_t> begin, end;  // [rows] visible positions
-    std::vector<kernels::AttentionSegment> segments;
-  };
-  std::vector<int> batch_rows;  // [rows] the row of the step batch, ascending
-  std::array<Group, kNumKvGroups> groups;
-
-  int size() const { return static_cast<int>(batch_rows.size()); }
-};
-
-// Samples that are taken in order: those of a segment that is verified, each as long as the one
-// before drew what the next row was fed. Any other sample is a run of its own.
-struct SampleRun {
-  int first = 0;
-  int last = 0;      // behind the last
-  int drawn = -1;    // the latest sample that was taken
-  bool open = true;  // the next one is to be taken
-};
 
 }  // namespace
 
@@ -51,9 +32,11 @@ struct Runner::State {
   std::array<kvcache::BlockStore*, kNumKvGroups> stores;
   RunnerConfig config;
   Propose propose;
-  kernels::HugeMemory memory;
+  kernels::Memory memory;
   StepBuffers buffers;
-  std::array<std::vector<float>, kNumKvGroups> inv_freq;
+  std::array<std::span<const float>, kNumKvGroups> inv_freq;  // of the backend
+  BlockTokens block_tokens = {};
+  std::array<HeadCounts, kNumKvGroups> heads;
   std::vector<kernels::KvView> views;  // [layers] of the layer's KV owner
   std::array<SampleScratch, kSampleTasks> sample_scratch;
   std::array<kernels::KvEncodeCounts, kNumKvGroups> encode_counts;
@@ -62,33 +45,45 @@ struct Runner::State {
   // Of the step that runs.
   const StepBatch* batch = nullptr;
   const StepTrace* trace = nullptr;
-  LiveRows live;
-  std::vector<uint8_t> nonfinite;  // [rows] 1: some layer stored zeros instead
-  std::vector<SampleRun> runs;     // covering the samples in order
-  std::vector<int> segment_runs;   // [segments] the run that draws in it; -1: none
-  std::vector<int> draft_runs;     // by StepBatch::drafts
-  std::vector<float> handoffs;     // [drafts, H]
+  std::vector<int> sampled;  // batch rows whose output is wanted, ascending, each once
+  SampleRuns runs;
+  // Of the class of rows that is in the forward.
+  StepRows live;
+  bool prompt = false;
+  kernels::StagedRows staged;
+  std::vector<uint8_t> nonfinite;   // [rows] 1: some layer stored zeros instead
+  std::vector<int> nonfinite_rows;  // [rows] of the batch
 
   const ModelConfig& shape() const { return model.config; }
 
   absl::Status CopyBlocks(const StepBatch& step);
-  absl::Status BeginStep(const StepBatch& step);
-  absl::Status FindRuns();
+  void PrepareBlocks(const StepBatch& step);
+  void Forward(RowClass row_class);
+  void Stage(uint8_t* found_nonfinite = nullptr);
   void Embed();
-  void Compact(const std::vector<int>& keep);
+  std::vector<int> SampledLiveRows() const;
+  void Compact();
   void Layer(int i);
   void Attention(int i);
   void DenseMlp(int i, float* out);
   void Experts(int i);
   void PerLayerEmbedding(int i);
-  void Head(const std::vector<int>& rows, StepResult& result);
-  void SampleRows(int first, int last, const std::vector<int>& rows, int logit_begin,
-                  StepResult& result);
-  void KeepHandoffs(int first, int last, const std::vector<int>& chunk);
+  void KeepSampledRows();
+  void Head(StepResult& result);
+  void SampleRows(int first, int last, int logit_begin, float* logits, StepResult& result);
+  // Of a batch row in `sampled`, and so in buffers.z.
+  size_t SampledIndex(int batch_row) const {
+    return std::lower_bound(sampled.begin(), sampled.end(), batch_row) - sampled.begin();
+  }
   void ProposeDrafts(StepResult& result);
   std::vector<int> BrokenSegments() const;
 
-  void Linear(const float* x, int64_t x_stride, const kernels::WeightView& w, float* y, int rows,
+  int rows() const { return staged.rows; }  // that operations run on
+  std::span<const int32_t> StagedSpan(const int32_t* values) const {
+    return {values, static_cast<size_t>(staged.rows)};
+  }
+
+  void Linear(const void* x, int64_t x_stride, const kernels::WeightView& w, float* y,
               bool f32_operands = false) {
     kernels::LinearArgs args;
     args.x = x;
@@ -96,24 +91,42 @@ struct Runner::State {
     args.w = w;
     args.y = y;
     args.y_stride = w.out;
-    args.rows = rows;
+    args.rows = rows();
     args.f32_operands = f32_operands;
+    args.prompt = prompt;
     ops.linear(ops.backend, args);
-    work.linear_madds += uint64_t(rows) * w.out * w.in;
+    work.linear_madds += uint64_t(live.size()) * w.out * w.in;
   }
 
-  void RmsNorm(const float* x, const float* weight, float* y, int rows) {
-    ops.rms_norm(ops.backend, {x, weight, y, rows, shape().hidden, shape().rms_eps});
+  void RmsNorm(const float* x, const float* weight, void* y, bool y_f32 = false) {
+    ops.rms_norm(ops.backend, {x, weight, y, rows(), shape().hidden, shape().rms_eps, y_f32});
   }
 
   // h = (h + RmsNorm(a; weight)) * scale
-  void NormAdd(const float* a, const float* weight, float* h, float scale) {
-    ops.norm_add(ops.backend, {a, weight, h, live.size(), shape().hidden, shape().rms_eps, scale});
+  void NormAdd(const float* a, const float* weight, float* h, const float* scale = nullptr) {
+    ops.norm_add(ops.backend, {a, weight, h, rows(), shape().hidden, shape().rms_eps, scale});
   }
 
-  void Show(std::string_view what, int layer, const std::vector<int>& rows, const float* data,
-            size_t dim) const {
-    if (*trace) (*trace)(what, layer, rows, {data, rows.size() * dim});
+  // h as what a product reads; valid until buffers.x is written.
+  const void* ResidualOperands() {
+    return ops.as_operands(ops.backend, buffers.h, buffers.x, int64_t{rows()} * shape().hidden);
+  }
+
+  void* OperandRow(void* operands, size_t row, size_t dim) const {
+    return static_cast<std::byte*>(operands) + row * dim * ops.operand_bytes;
+  }
+
+  void Gather(const void* from, size_t from_bytes, void* to, size_t to_bytes, size_t row_bytes,
+              std::span<const int32_t> index, bool scatter = false) {
+    ops.gather(ops.backend, {from, from_bytes, to, to_bytes, row_bytes, index, scatter});
+  }
+
+  void Show(std::string_view what, int layer, const std::vector<int>& batch_rows, const void* data,
+            size_t dim, bool operands = false) const {
+    if (!*trace) return;
+    std::vector<float> values;
+    FetchFloats(ops, data, batch_rows.size() * dim, operands, values);
+    (*trace)(what, layer, batch_rows, values);
   }
 };
 
@@ -127,125 +140,73 @@ absl::Status Runner::State::CopyBlocks(const StepBatch& step) {
           absl::StrFormat("a step copies block %d to block %d of KV group %d, which can not be",
                           copy.from, copy.to, static_cast<int>(copy.group)));
     }
-    store->CopyBlock(copy.from, copy.to);
+    ops.copy(ops.backend, store->block(copy.to), store->block(copy.from),
+             store->layout().block_bytes);
   }
   return absl::OkStatus();
 }
 
-// Where every row stands: its cells, its visible interval, its segment's block table.
-absl::Status Runner::State::BeginStep(const StepBatch& step) {
-  const int rows = static_cast<int>(step.ids.size());
-  if (rows > config.max_step_rows || step.positions.size() != step.ids.size()) {
-    return absl::InternalError(
-        absl::StrFormat("a step of %d ids and %d positions does not fit max_step_rows = %d", rows,
-                        step.positions.size(), config.max_step_rows));
-  }
-  live.batch_rows.resize(rows);
-  std::iota(live.batch_rows.begin(), live.batch_rows.end(), 0);
-  nonfinite.assign(rows, 0);
-  for (const KvGroup group : {kSliding, kFull}) {
-    LiveRows::Group& g = live.groups[group];
-    g.segments.clear();
-    if (stores[group] == nullptr) continue;
-    g.cells.resize(rows);
-    g.begin.resize(rows);
-    g.end.resize(rows);
-    const int block_tokens = stores[group]->layout().block_tokens;
-    int covered = 0;
-    for (const Segment& segment : step.segments) {
-      const std::span<const int32_t> table = segment.block_table[group];
-      if (segment.row_begin != covered || segment.num_rows < 1 ||
-          segment.row_begin + segment.num_rows > rows) {
-        return absl::InternalError("the segments of a step do not cover its rows in order");
-      }
-      covered += segment.num_rows;
-      for (int t = segment.row_begin; t < covered; ++t) {
+// Blocks that get their first row.
+void Runner::State::PrepareBlocks(const StepBatch& step) {
+  if (!ops.host_memory) return;
+  for (const Segment& segment : step.segments) {
+    for (const KvGroup group : {kSliding, kFull}) {
+      if (stores[group] == nullptr) continue;
+      for (int t = segment.row_begin; t < segment.row_begin + segment.num_rows; ++t) {
         const int32_t position = step.positions[t];
-        const size_t logical = position / block_tokens;
-        if (logical >= table.size() || table[logical] < 0) {
-          return absl::InternalError(
-              absl::StrFormat("position %d of a step has no block in the block table", position));
-        }
-        if (position % block_tokens == 0) stores[group]->PrepareBlock(table[logical]);
-        g.cells[t] = table[logical] * block_tokens + position % block_tokens;
-        g.begin[t] = group == kFull ? 0 : std::max(0, position - shape().sliding_window + 1);
-        g.end[t] = position + 1;
+        if (position % block_tokens[group] != 0) continue;
+        stores[group]->PrepareBlock(segment.block_table[group][position / block_tokens[group]]);
       }
-      g.segments.push_back({segment.row_begin, segment.num_rows, table.data()});
-    }
-    if (covered != rows) {
-      return absl::InternalError("the segments of a step do not cover its rows in order");
     }
   }
-  return absl::OkStatus();
 }
 
-// The order in which samples are taken, and which of them drafts continue.
-absl::Status Runner::State::FindRuns() {
-  runs.clear();
-  draft_runs.clear();
-  segment_runs.assign(batch->segments.size(), -1);
-  size_t at = 0;
-  for (int s = 0; s < static_cast<int>(batch->samples.size()); ++s) {
-    const SampleRequest& request = batch->samples[s];
-    while (at < batch->segments.size() &&
-           batch->segments[at].row_begin + batch->segments[at].num_rows <= request.row) {
-      ++at;
-    }
-    if (at == batch->segments.size()) {
-      return absl::InternalError(
-          absl::StrFormat("a sample of a step asks for row %d, which no segment has", request.row));
-    }
-    const Segment& segment = batch->segments[at];
-    const bool draws = request.params != nullptr;
-    if (draws && segment.num_drafts > 0 && segment_runs[at] >= 0) {
-      runs[segment_runs[at]].last = s + 1;
-      continue;
-    }
-    if (draws) segment_runs[at] = static_cast<int>(runs.size());
-    runs.push_back({.first = s, .last = s + 1});
+// Hands the live rows to the backend.
+//   found_nonfinite  [rows], of rows that are stored
+void Runner::State::Stage(uint8_t* found_nonfinite) {
+  kernels::RowsArgs args = RowsToStage(live, block_tokens, heads);
+  args.prompt = prompt;
+  if (shape().ple_width > 0) {
+    args.ple_table = model.weights.ple_table;
+    args.ple_table_rows = shape().ple_vocab;
+    args.ple_row_values = int64_t{shape().num_layers()} * shape().ple_width;
   }
-  for (size_t i = 0; i < batch->segments.size(); ++i) {
-    const Segment& segment = batch->segments[i];
-    if (segment.num_drafts == 0) continue;
-    const bool verified =
-        segment.num_drafts < segment.num_rows && segment_runs[i] >= 0 &&
-        runs[segment_runs[i]].last - runs[segment_runs[i]].first == segment.num_drafts + 1;
-    if (!verified) {
-      return absl::InternalError(absl::StrFormat(
-          "a segment of %d rows with a draft of %d has no sample for each row from the one before "
-          "the draft on",
-          segment.num_rows, segment.num_drafts));
-    }
-  }
-  for (const DraftRequest& request : batch->drafts) {
-    const bool known =
-        request.segment >= 0 && request.segment < static_cast<int>(batch->segments.size());
-    if (!known || segment_runs[request.segment] < 0 || request.max_tokens < 1) {
-      return absl::InternalError(absl::StrFormat(
-          "a draft of %d tokens is asked for behind segment %d, which draws nothing",
-          request.max_tokens, request.segment));
-    }
-    draft_runs.push_back(segment_runs[request.segment]);
-  }
-  handoffs.resize(draft_runs.size() * shape().hidden);
-  return absl::OkStatus();
-}
-
-// h = E[ids] * s, the rotary tables, and the per-layer inputs.
-void Runner::State::Embed() {
-  const int rows = live.size();
-  ops.embed(ops.backend, {model.weights.embed, batch->ids, model.embed_scale, buffers.h});
+  args.nonfinite = found_nonfinite;
+  for (const KvGroup group : {kSliding, kFull}) args.counts[group] = &encode_counts[group];
+  staged = ops.stage(ops.backend, args);
   for (const KvGroup group : {kSliding, kFull}) {
     if (stores[group] == nullptr) continue;
-    ops.rope_table(ops.backend,
-                   {batch->positions, inv_freq[group], buffers.cos[group], buffers.sin[group]});
+    ops.rope_table(ops.backend, {StagedSpan(staged.positions), inv_freq[group], buffers.cos[group],
+                                 buffers.sin[group]});
   }
+}
+
+// The layers, for the rows of a class; what is sampled of them ends in buffers.z.
+void Runner::State::Forward(RowClass row_class) {
+  FindRows(*batch, row_class, shape().sliding_window, block_tokens, live);
+  if (live.size() == 0) return;
+  prompt = row_class == RowClass::kPrompt;
+  const size_t staged_before = nonfinite_rows.size();
+  nonfinite_rows.insert(nonfinite_rows.end(), live.batch_rows.begin(), live.batch_rows.end());
+  Stage(nonfinite.data() + staged_before);
+  Embed();
+  for (int i = 0; i < shape().num_layers(); ++i) {
+    if (i == shape().first_shared) Compact();  // nothing above stores K/V
+    if (live.size() == 0) return;
+    Layer(i);
+  }
+  KeepSampledRows();
+}
+
+// h = E[ids] * s, and the per-layer inputs.
+void Runner::State::Embed() {
+  ops.embed(ops.backend,
+            {model.weights.embed, StagedSpan(staged.ids), model.embed_scale, buffers.h});
   Show("embed", -1, live.batch_rows, buffers.h, shape().hidden);
   if (shape().ple_width == 0) return;
-  Linear(buffers.h, shape().hidden, model.weights.ple_context, buffers.ple, rows);
+  Linear(ResidualOperands(), shape().hidden, model.weights.ple_context, buffers.ple);
   kernels::PleArgs args;
-  args.ids = batch->ids;
+  args.ids = StagedSpan(staged.ids);
   args.table = model.weights.ple_table;
   args.table_rows = shape().ple_vocab;
   args.norm = model.weights.ple_norm;
@@ -260,41 +221,31 @@ void Runner::State::Embed() {
   Show("ple", -1, live.batch_rows, buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
 }
 
-// Keeps only the live rows with these indices (ascending); the others leave the forward.
-void Runner::State::Compact(const std::vector<int>& keep) {
-  if (static_cast<int>(keep.size()) == live.size()) return;
-  const auto move_rows = [&](float* data, size_t dim) {
-    for (size_t i = 0; i < keep.size(); ++i) {
-      if (static_cast<int>(i) != keep[i])
-        std::memcpy(data + i * dim, data + keep[i] * dim, dim * 4);
-    }
-  };
-  move_rows(buffers.h, shape().hidden);
-  if (shape().ple_width > 0)
-    move_rows(buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
-  std::vector<int> new_index(live.size() + 1, 0);  // kept rows before each old row
-  for (const int row : keep) new_index[row + 1] = 1;
-  std::partial_sum(new_index.begin(), new_index.end(), new_index.begin());
-  for (const KvGroup group : {kSliding, kFull}) {
-    if (stores[group] == nullptr) continue;
-    move_rows(buffers.cos[group], inv_freq[group].size());
-    move_rows(buffers.sin[group], inv_freq[group].size());
-    LiveRows::Group& g = live.groups[group];
-    std::vector<kernels::AttentionSegment> segments;
-    for (const kernels::AttentionSegment& segment : g.segments) {
-      const int begin = new_index[segment.row_begin];
-      const int count = new_index[segment.row_begin + segment.num_rows] - begin;
-      if (count > 0) segments.push_back({begin, count, segment.block_table});
-    }
-    g.segments = std::move(segments);
-    for (size_t i = 0; i < keep.size(); ++i) {
-      g.cells[i] = g.cells[keep[i]];
-      g.begin[i] = g.begin[keep[i]];
-      g.end[i] = g.end[keep[i]];
+// Indices of the live rows that are sampled.
+std::vector<int> Runner::State::SampledLiveRows() const {
+  std::vector<int> indices;
+  for (int i = 0; i < live.size(); ++i) {
+    if (std::binary_search(sampled.begin(), sampled.end(), live.batch_rows[i])) {
+      indices.push_back(i);
     }
   }
-  for (size_t i = 0; i < keep.size(); ++i) live.batch_rows[i] = live.batch_rows[keep[i]];
-  live.batch_rows.resize(keep.size());
+  return indices;
+}
+
+// Leaves only the sampled rows in the forward.
+void Runner::State::Compact() {
+  const std::vector<int> keep = SampledLiveRows();
+  if (static_cast<int>(keep.size()) == live.size()) return;
+  const auto keep_rows = [&](float* data, size_t dim) {
+    const size_t bytes = dim * sizeof(float);
+    Gather(data, bytes, data, bytes, bytes, keep);
+  };
+  keep_rows(buffers.h, shape().hidden);
+  if (shape().ple_width > 0) {
+    keep_rows(buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
+  }
+  KeepRows(keep, live);
+  if (live.size() > 0) Stage();
 }
 
 // gemma4.md 2.5, from the normed input to the projected output in buffers.y.
@@ -302,15 +253,14 @@ void Runner::State::Attention(int i) {
   const LayerDesc& desc = shape().layers[i];
   const LayerWeights& w = model.weights.layers[i];
   const KvGroup group = desc.group();
-  const LiveRows::Group& g = live.groups[group];
-  const int rows = live.size();
-  Linear(buffers.x, shape().hidden, w.qkv, buffers.qkv, rows);
+  const StepRows::Group& g = live.groups[group];
+  Linear(buffers.x, shape().hidden, w.qkv, buffers.qkv);
 
   const bool owner = desc.kv_owner == i;
   kernels::QkvPostArgs post;
   post.qkv = buffers.qkv;
   post.stride = w.qkv.out;
-  post.rows = rows;
+  post.rows = rows();
   post.num_q_heads = desc.num_q_heads;
   post.num_kv_heads = owner ? desc.num_kv_heads : 0;
   post.head_dim = desc.head_dim;
@@ -322,8 +272,8 @@ void Runner::State::Attention(int i) {
   post.live = static_cast<int>(inv_freq[group].size());
   post.eps = shape().rms_eps;
   post.kv = views[i];
-  post.cells = g.cells.data();
-  post.nonfinite = nonfinite.data();  // layers that store have all rows of the step
+  post.cells = staged.cells[group];
+  post.nonfinite = staged.nonfinite;
   post.counts = &encode_counts[group];
   ops.qkv_post(ops.backend, post);
 
@@ -332,17 +282,18 @@ void Runner::State::Attention(int i) {
   args.q_stride = w.qkv.out;
   args.out = buffers.attn;
   args.segments = g.segments;
-  args.visible_begin = g.begin.data();
-  args.visible_end = g.end.data();
+  args.visible_begin = staged.visible_begin[group];
+  args.visible_end = staged.visible_end[group];
+  args.group = group;
   args.num_q_heads = desc.num_q_heads;
   args.num_kv_heads = desc.num_kv_heads;
   args.head_dim = desc.head_dim;
   args.kv = views[i];
   ops.attention(ops.backend, args);
-  for (int t = 0; t < rows; ++t) {
+  for (int t = 0; t < live.size(); ++t) {
     work.attention_madds += uint64_t(g.end[t] - g.begin[t]) * desc.num_q_heads * desc.head_dim * 2;
   }
-  Linear(buffers.attn, w.o.in, w.o, buffers.y, rows);
+  Linear(buffers.attn, w.o.in, w.o, buffers.y);
 }
 
 // out = down(gelu(gate x) * (up x)) of the normed input in buffers.x.
@@ -355,25 +306,25 @@ void Runner::State::DenseMlp(int i, float* out) {
   args.w = w.gate_up;
   args.y = buffers.mlp;
   args.y_stride = width;
-  args.rows = live.size();
+  args.rows = rows();
   args.width = width;
+  args.prompt = prompt;
   ops.linear_geglu(ops.backend, args);
   work.linear_madds += uint64_t(live.size()) * 2 * width * shape().hidden;
-  Linear(buffers.mlp, width, w.down, out, live.size());
+  Linear(buffers.mlp, width, w.down, out);
 }
 
 // gemma4.md 2.7: the dense branch and the chosen experts, both normed, summed in buffers.y.
 void Runner::State::Experts(int i) {
   const LayerWeights& w = model.weights.layers[i];
-  const int rows = live.size();
   DenseMlp(i, buffers.y);
-  RmsNorm(buffers.y, w.post_ffn_norm_1, buffers.y, rows);
+  RmsNorm(buffers.y, w.post_ffn_norm_1, buffers.y, /*y_f32=*/true);
 
-  RmsNorm(buffers.h, w.router_scale, buffers.x, rows);
-  Linear(buffers.x, shape().hidden, w.router, buffers.router, rows, /*f32_operands=*/true);
+  RmsNorm(buffers.h, w.router_scale, buffers.router_x, /*y_f32=*/true);
+  Linear(buffers.router_x, shape().hidden, w.router, buffers.router, /*f32_operands=*/true);
   kernels::RouteArgs route;
   route.logits = buffers.router;
-  route.rows = rows;
+  route.rows = rows();
   route.experts = shape().experts;
   route.top_k = shape().experts_per_token;
   route.expert_scale = w.expert_scale;
@@ -381,16 +332,18 @@ void Runner::State::Experts(int i) {
   route.weights = buffers.expert_weights;
   ops.route(ops.backend, route);
   if (*trace) {
-    const std::vector<float> ids(buffers.expert_ids,
-                                 buffers.expert_ids + size_t(rows) * route.top_k);
-    Show("expert_ids", i, live.batch_rows, ids.data(), route.top_k);
+    const size_t chosen = size_t(live.size()) * route.top_k;
+    const auto* fetched = static_cast<const int32_t*>(
+        ops.fetch(ops.backend, buffers.expert_ids, chosen * sizeof(int32_t)));
+    const std::vector<float> ids(fetched, fetched + chosen);
+    (*trace)("expert_ids", i, live.batch_rows, ids);
     Show("expert_weights", i, live.batch_rows, buffers.expert_weights, route.top_k);
   }
 
-  RmsNorm(buffers.h, w.pre_ffn_norm_2, buffers.x, rows);
+  RmsNorm(buffers.h, w.pre_ffn_norm_2, buffers.x);
   kernels::ExpertsArgs experts;
   experts.x = buffers.x;
-  experts.rows = rows;
+  experts.rows = rows();
   experts.dim = shape().hidden;
   experts.width = shape().expert_width;
   experts.top_k = shape().experts_per_token;
@@ -400,70 +353,70 @@ void Runner::State::Experts(int i) {
   experts.weights = buffers.expert_weights;
   experts.out = buffers.expert_y;
   ops.experts(ops.backend, experts);
-  work.linear_madds += uint64_t(rows) * experts.top_k * 3 * shape().expert_width * shape().hidden;
-  NormAdd(buffers.expert_y, w.post_ffn_norm_2, buffers.y, 1.0f);
+  work.linear_madds +=
+      uint64_t(live.size()) * experts.top_k * 3 * shape().expert_width * shape().hidden;
+  NormAdd(buffers.expert_y, w.post_ffn_norm_2, buffers.y);
 }
 
 // gemma4.md 2.6, last part; also applies the layer scalar.
 void Runner::State::PerLayerEmbedding(int i) {
   const LayerWeights& w = model.weights.layers[i];
   const int width = shape().ple_width;
-  const int rows = live.size();
-  Linear(buffers.h, shape().hidden, w.ple_gate, buffers.ple_gate, rows);
+  Linear(ResidualOperands(), shape().hidden, w.ple_gate, buffers.ple_gate);
   kernels::GeluMulArgs gate;
   gate.a = buffers.ple_gate;
   gate.a_stride = width;
   gate.b = buffers.ple + size_t(i) * width;
   gate.b_stride = int64_t{shape().num_layers()} * width;
-  gate.y = buffers.ple_gate;
+  gate.y = buffers.mlp;
   gate.y_stride = width;
-  gate.rows = rows;
+  gate.rows = rows();
   gate.dim = width;
   ops.gelu_mul(ops.backend, gate);
-  Linear(buffers.ple_gate, width, w.ple_up, buffers.y, rows);
-  NormAdd(buffers.y, w.post_ple_norm, buffers.h, *w.layer_scalar);
+  Linear(buffers.mlp, width, w.ple_up, buffers.y);
+  NormAdd(buffers.y, w.post_ple_norm, buffers.h, w.layer_scalar);
 }
 
 void Runner::State::Layer(int i) {
   const LayerWeights& w = model.weights.layers[i];
-  const int rows = live.size();
-  RmsNorm(buffers.h, w.input_norm, buffers.x, rows);
+  RmsNorm(buffers.h, w.input_norm, buffers.x);
   Attention(i);
-  NormAdd(buffers.y, w.post_attn_norm, buffers.h, 1.0f);
-  RmsNorm(buffers.h, w.pre_ffn_norm, buffers.x, rows);
+  NormAdd(buffers.y, w.post_attn_norm, buffers.h);
+  RmsNorm(buffers.h, w.pre_ffn_norm, buffers.x);
   if (shape().layers[i].moe) {
     Experts(i);
   } else {
     DenseMlp(i, buffers.y);
   }
   const bool ple = shape().ple_width > 0;
-  NormAdd(buffers.y, w.post_ffn_norm, buffers.h, ple ? 1.0f : *w.layer_scalar);
+  NormAdd(buffers.y, w.post_ffn_norm, buffers.h, ple ? nullptr : w.layer_scalar);
   if (ple) PerLayerEmbedding(i);
   Show("layer", i, live.batch_rows, buffers.h, shape().hidden);
 }
 
 // Samples that read logit rows [logit_begin, ...) are batch.samples [first, last).
-void Runner::State::SampleRows(int first, int last, const std::vector<int>& rows, int logit_begin,
+void Runner::State::SampleRows(int first, int last, int logit_begin, float* logits,
                                StepResult& result) {
   struct Context {
     State& state;
     int first, last;
-    const std::vector<int>& rows;
     int logit_begin;
+    float* logits;
     StepResult& result;
     size_t first_run, num_runs;
   };
   const auto ends_before = [](const SampleRun& run, int sample) { return run.last <= sample; };
-  const auto run = std::lower_bound(runs.begin(), runs.end(), first, ends_before);
+  std::vector<SampleRun>& all = runs.runs;
+  const auto run = std::lower_bound(all.begin(), all.end(), first, ends_before);
   const auto runs_end = std::lower_bound(
-      run, runs.end(), last, [](const SampleRun& r, int sample) { return r.first < sample; });
+      run, all.end(), last, [](const SampleRun& r, int sample) { return r.first < sample; });
   Context context{*this,
                   first,
                   last,
-                  rows,
                   logit_begin,
+                  logits,
                   result,
-                  static_cast<size_t>(run - runs.begin()),
+                  static_cast<size_t>(run - all.begin()),
                   static_cast<size_t>(runs_end - run)};
   ops.for_each(
       ops.backend, static_cast<int>(std::min<size_t>(kSampleTasks, context.num_runs)),
@@ -473,14 +426,13 @@ void Runner::State::SampleRows(int first, int last, const std::vector<int>& rows
         const StepBatch& batch = *state.batch;
         const size_t vocab = state.shape().vocab;
         for (size_t i = task; i < c.num_runs; i += kSampleTasks) {
-          SampleRun& run = state.runs[c.first_run + i];
+          SampleRun& run = state.runs.runs[c.first_run + i];
           for (int s = std::max(run.first, c.first); run.open && s < std::min(run.last, c.last);
                ++s) {
             const SampleRequest& request = batch.samples[s];
-            const auto row = std::lower_bound(c.rows.begin(), c.rows.end(), request.row);
-            const size_t logit_row = row - c.rows.begin() - c.logit_begin;
+            const size_t logit_row = state.SampledIndex(request.row) - c.logit_begin;
             const SampledToken& token = c.result.tokens[s] =
-                Sample({state.buffers.logits + logit_row * vocab, vocab}, request,
+                Sample({c.logits + logit_row * vocab, vocab}, request,
                        state.shape().generation.suppressed_ids, state.sample_scratch[task]);
             run.drawn = s;
             run.open = s + 1 < run.last && token.finite && batch.ids[request.row + 1] == token.id;
@@ -490,28 +442,18 @@ void Runner::State::SampleRows(int first, int last, const std::vector<int>& rows
       &context);
 }
 
-// Of the samples [first, last), those taken last in a run that a draft continues: copies the rows
-// they were drawn from. buffers.x holds the normed rows of `chunk`.
-void Runner::State::KeepHandoffs(int first, int last, const std::vector<int>& chunk) {
-  const size_t hidden = shape().hidden;
-  for (size_t i = 0; i < draft_runs.size(); ++i) {
-    const int drawn = runs[draft_runs[i]].drawn;
-    if (drawn < first || drawn >= last) continue;
-    const auto row = std::lower_bound(chunk.begin(), chunk.end(), batch->samples[drawn].row);
-    std::memcpy(handoffs.data() + i * hidden, buffers.x + (row - chunk.begin()) * hidden,
-                hidden * 4);
-  }
-}
-
 // The segments with a row that counts and was stored as zeros. Behind a guess that did not hold no
 // row counts.
 std::vector<int> Runner::State::BrokenSegments() const {
+  std::vector<uint8_t> broken_rows(batch->ids.size(), 0);  // by row of the batch
+  for (size_t i = 0; i < nonfinite_rows.size(); ++i) broken_rows[nonfinite_rows[i]] = nonfinite[i];
   std::vector<int> broken;
   for (size_t i = 0; i < batch->segments.size(); ++i) {
     const Segment& segment = batch->segments[i];
-    const int end = segment.num_drafts > 0 ? batch->samples[runs[segment_runs[i]].drawn].row + 1
-                                           : segment.row_begin + segment.num_rows;
-    const auto begin = nonfinite.begin();
+    const int end = segment.num_drafts > 0
+                        ? batch->samples[runs.runs[runs.segment_runs[i]].drawn].row + 1
+                        : segment.row_begin + segment.num_rows;
+    const auto begin = broken_rows.begin();
     if (std::find(begin + segment.row_begin, begin + end, 1) != begin + end) {
       broken.push_back(static_cast<int>(i));
     }
@@ -527,14 +469,16 @@ void Runner::State::ProposeDrafts(StepResult& result) {
   std::vector<int> request_of;  // by slot
   for (size_t i = 0; i < batch->drafts.size(); ++i) {
     const DraftRequest& request = batch->drafts[i];
-    const SampleRun& run = runs[draft_runs[i]];
+    const SampleRun& run = runs.runs[runs.draft_runs[i]];
     if (!result.tokens[run.drawn].finite) continue;
     for (int s = run.first; s <= run.drawn; ++s) drawn[i].push_back(result.tokens[s].id);
     DraftSlot slot;
     slot.next = batch->samples[run.drawn];
     slot.token = drawn[i].back();
     slot.position = batch->positions[slot.next.row] + 1;
-    slot.handoff = {handoffs.data() + i * hidden, hidden};
+    slot.handoff = {static_cast<const std::byte*>(
+                        OperandRow(buffers.z, SampledIndex(slot.next.row), hidden)),
+                    hidden * ops.operand_bytes};
     slot.block_table = batch->segments[request.segment].block_table;
     slot.max_tokens = request.max_tokens;
     slot.next.row = -1;
@@ -565,24 +509,41 @@ void Runner::State::ProposeDrafts(StepResult& result) {
                         .count();
 }
 
-// Final norm and head of the sampled rows (batch row numbers, ascending), a buffer of logits at a
-// time, then their tokens.
-void Runner::State::Head(const std::vector<int>& rows, StepResult& result) {
+// The last norm of the sampled rows among the live ones, to their places in buffers.z.
+void Runner::State::KeepSampledRows() {
+  const std::vector<int> from = SampledLiveRows();
+  if (from.empty()) return;
+  std::vector<int32_t> to;
+  for (const int row : from) {
+    to.push_back(static_cast<int32_t>(SampledIndex(live.batch_rows[row])));
+  }
+  const size_t hidden = shape().hidden;
+  const size_t f32_bytes = hidden * sizeof(float);
+  const size_t bytes = hidden * ops.operand_bytes;
+  Gather(buffers.h, f32_bytes, buffers.y, f32_bytes, f32_bytes, from);
+  ops.rms_norm(ops.backend, {buffers.y, model.weights.final_norm, buffers.x,
+                             static_cast<int>(from.size()), shape().hidden, shape().rms_eps});
+  Gather(buffers.x, bytes, buffers.z, bytes, bytes, to, /*scatter=*/true);
+}
+
+// The head of the sampled rows, a buffer of logits at a time, then their tokens.
+void Runner::State::Head(StepResult& result) {
   const int hidden = shape().hidden;
   const size_t vocab = shape().vocab;
-  const int step = StepLogitRows(config.max_step_rows);
+  const size_t step = StepLogitRows(config.max_step_rows);
+  Show("hidden", -1, sampled, buffers.z, hidden, /*operands=*/true);
   size_t sample = 0;
-  for (size_t begin = 0; begin < rows.size(); begin += step) {
-    const int count = static_cast<int>(std::min<size_t>(step, rows.size() - begin));
-    const std::vector<int> chunk(rows.begin() + begin, rows.begin() + begin + count);
-    for (int r = 0; r < count; ++r) {
-      const auto at = std::lower_bound(live.batch_rows.begin(), live.batch_rows.end(), chunk[r]);
-      const size_t live_row = at - live.batch_rows.begin();
-      std::memcpy(buffers.y + size_t(r) * hidden, buffers.h + live_row * hidden, hidden * 4);
-    }
-    RmsNorm(buffers.y, model.weights.final_norm, buffers.x, count);
-    Show("hidden", -1, chunk, buffers.x, hidden);
-    Linear(buffers.x, hidden, model.weights.head, buffers.logits, count);
+  for (size_t begin = 0; begin < sampled.size(); begin += step) {
+    const size_t count = std::min(step, sampled.size() - begin);
+    const std::vector<int> chunk(sampled.begin() + begin, sampled.begin() + begin + count);
+    const kernels::WeightView& head = model.weights.head;
+    ops.linear(ops.backend, {.x = OperandRow(buffers.z, begin, hidden),
+                             .x_stride = hidden,
+                             .w = head,
+                             .y = buffers.logits,
+                             .y_stride = head.out,
+                             .rows = static_cast<int>(count)});
+    work.linear_madds += uint64_t(count) * head.out * head.in;
     if (shape().logit_softcap > 0) {
       ops.softcap(ops.backend,
                   {buffers.logits, static_cast<int64_t>(count * vocab), shape().logit_softcap});
@@ -590,9 +551,10 @@ void Runner::State::Head(const std::vector<int>& rows, StepResult& result) {
     Show("logits", -1, chunk, buffers.logits, vocab);
     size_t last = sample;
     while (last < batch->samples.size() && batch->samples[last].row <= chunk.back()) ++last;
-    SampleRows(static_cast<int>(sample), static_cast<int>(last), rows, static_cast<int>(begin),
+    auto* logits =
+        static_cast<float*>(ops.fetch(ops.backend, buffers.logits, count * vocab * sizeof(float)));
+    SampleRows(static_cast<int>(sample), static_cast<int>(last), static_cast<int>(begin), logits,
                result);
-    KeepHandoffs(static_cast<int>(sample), static_cast<int>(last), chunk);
     sample = last;
   }
 }
@@ -600,9 +562,10 @@ void Runner::State::Head(const std::vector<int>& rows, StepResult& result) {
 Runner::Runner(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Runner::~Runner() = default;
 
-size_t Runner::ScratchBytes(const ModelConfig& config, const RunnerConfig& runner_config) {
+size_t Runner::ScratchBytes(const ModelConfig& config, const RunnerConfig& runner_config,
+                            size_t operand_bytes) {
   StepBuffers buffers;
-  return LayOutStepBuffers(config, runner_config.max_step_rows, nullptr, buffers);
+  return LayOutStepBuffers(config, runner_config.max_step_rows, operand_bytes, nullptr, buffers);
 }
 
 absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
@@ -631,12 +594,21 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
     }
     state->views.push_back(view);
   }
-  for (const KvGroup group : {kSliding, kFull}) state->inv_freq[group] = shape.InvFreq(group);
-  absl::StatusOr<kernels::HugeMemory> memory =
-      kernels::HugeMemory::Allocate(ScratchBytes(shape, config));
+  for (const KvGroup group : {kSliding, kFull}) {
+    if (stores[group] != nullptr) state->block_tokens[group] = stores[group]->layout().block_tokens;
+  }
+  if (absl::Status s = FindHeadCounts(shape.layers, state->heads); !s.ok()) return s;
+  absl::StatusOr<kernels::Memory> memory =
+      ops.memory.Allocate(ScratchBytes(shape, config, ops.operand_bytes));
   if (!memory.ok()) return memory.status();
   state->memory = *std::move(memory);
-  LayOutStepBuffers(shape, config.max_step_rows, state->memory.data(), state->buffers);
+  std::byte* const base = state->memory.data();
+  LayOutStepBuffers(shape, config.max_step_rows, ops.operand_bytes, base, state->buffers);
+  for (const KvGroup group : {kSliding, kFull}) {
+    const std::vector<float> inv_freq = shape.InvFreq(group);
+    WriteFloats(ops, inv_freq, state->buffers.inv_freq[group]);
+    state->inv_freq[group] = {state->buffers.inv_freq[group], inv_freq.size()};
+  }
   return std::unique_ptr<Runner>(new Runner(std::move(state)));
 }
 
@@ -647,24 +619,36 @@ absl::Status Runner::Run(const StepBatch& batch, StepResult& result, const StepT
   result = {};
   result.tokens.resize(batch.samples.size());
   result.drafts.resize(batch.drafts.size());
+  const size_t rows = batch.ids.size();
+  if (rows > static_cast<size_t>(s.config.max_step_rows) || batch.positions.size() != rows) {
+    return absl::InternalError(
+        absl::StrFormat("a step of %d ids and %d positions does not fit max_step_rows = %d", rows,
+                        batch.positions.size(), s.config.max_step_rows));
+  }
+  if (absl::Status status = CheckSegments(batch, s.block_tokens); !status.ok()) return status;
+  if (absl::Status status = FindRuns(batch, s.runs); !status.ok()) return status;
   if (absl::Status status = s.CopyBlocks(batch); !status.ok()) return status;
-  if (absl::Status status = s.BeginStep(batch); !status.ok()) return status;
-  if (absl::Status status = s.FindRuns(); !status.ok()) return status;
+  s.PrepareBlocks(batch);
 
-  std::vector<int> sampled;  // batch rows whose output is wanted, ascending, each once
+  s.sampled.clear();
   for (const SampleRequest& request : batch.samples) {
-    if (sampled.empty() || sampled.back() != request.row) sampled.push_back(request.row);
+    if (s.sampled.empty() || s.sampled.back() != request.row) s.sampled.push_back(request.row);
   }
-  s.Embed();
-  for (int i = 0; i < s.shape().num_layers(); ++i) {
-    if (i == s.shape().first_shared) s.Compact(sampled);  // nothing above stores K/V
-    if (s.live.size() == 0) break;
-    s.Layer(i);
+  s.nonfinite.assign(rows, 0);
+  s.nonfinite_rows.clear();
+  if (s.ops.prompt_rows_apart) {
+    // Given tokens first: a sequence's generated ones may see them.
+    s.Forward(RowClass::kPrompt);
+    s.Forward(RowClass::kGenerated);
+  } else {
+    s.Forward(RowClass::kAll);
   }
-  s.Head(sampled, result);
+  s.Head(result);
+  s.ops.collect(s.ops.backend);
+  if (absl::Status status = s.ops.status(s.ops.backend); !status.ok()) return status;
   result.broken_segments = s.BrokenSegments();
   if (s.propose && !batch.drafts.empty()) s.ProposeDrafts(result);
-  return absl::OkStatus();
+  return s.ops.status(s.ops.backend);
 }
 
 const WorkCounters& Runner::work() const { return state_->work; }

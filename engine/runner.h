@@ -3,7 +3,8 @@
 //
 //   h = E[ids] * s; per layer: attention, MLP or experts, per-layer embedding; final norm; head.
 //
-// Weights are read once for all rows of a step. Rows whose output nobody asks for stop at the first
+// Weights are read once for all rows of a step, or once for given and once for generated tokens
+// where the backend has kernels for each. Rows whose output nobody asks for stop at the first
 // layer that shares KV: above it nothing is stored, so their values would not be read
 // (gemma4.md 2.9). The last norm and the head run on the sampled rows only.
 //
@@ -54,7 +55,9 @@ class Runner {
   ~Runner();
 
   // Bytes of activation buffers that Create allocates.
-  static size_t ScratchBytes(const ModelConfig& config, const RunnerConfig& runner_config);
+  //   operand_bytes  kernels::Ops::operand_bytes
+  static size_t ScratchBytes(const ModelConfig& config, const RunnerConfig& runner_config,
+                             size_t operand_bytes = sizeof(float));
 
   // Rows up to max_step_rows. Writes K/V of every row; fills result.tokens in order of
   // batch.samples. A row's bits depend on its own sequence alone.

@@ -30,9 +30,12 @@ constexpr int kNumKvGroups = 2;
 struct Segment {
   int row_begin = 0;
   int num_rows = 0;
-  int num_drafts =
-      0;  // the last so many rows feed drafted ids, below num_rows. Then every row from
-          // the one before them on has one sample with params, and these come in order
+  int num_prompt_rows =
+      0;  // the first so many rows feed given ids: a backend may run them in other
+          // kernels than generated ones, so that it is no matter of load which
+  // The last so many rows feed drafted ids, below num_rows. Then every row from the one before them
+  // on has one sample with params, and these come in order.
+  int num_drafts = 0;
   // Block id of position p at [p / block_tokens], per group; -1 where released. They cover every
   // position of the segment's rows. Empty for a group the model does not have.
   std::array<std::span<const int32_t>, kNumKvGroups> block_table;

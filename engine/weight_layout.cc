@@ -79,14 +79,12 @@ std::vector<WeightView> WeightLayout::ExpertDown(const std::string& name, int ex
                  width);
 }
 
-WeightView WeightLayout::Clusters(const std::string& name, int rows, int in, int cluster_rows,
-                                  const int32_t* order) {
+WeightView WeightLayout::Clusters(const std::string& name, int rows, int in, int cluster_rows) {
   const size_t bytes = PackedElements(cluster_rows, in) * sizeof(Bf16);
   WeightItem& item = Add(WeightItem::Kind::kClusters, name, {rows, in},
                          Take(bytes * static_cast<size_t>(rows / cluster_rows)));
   item.part_bytes = bytes;
   item.cluster_rows = cluster_rows;
-  item.row_order = order;
   return {reinterpret_cast<const Bf16*>(item.target), cluster_rows, in};
 }
 

@@ -20,7 +20,8 @@ struct WeightItem {
     kGate,          // interleaved; `name` gate, `up_name` up, both [shape[0], shape[1]]
     kExpertGateUp,  // [E, 2M, H], gate rows first; one interleaved matrix per expert
     kExpertDown,    // [E, H, M]; one packed matrix per expert
-    kClusters,      // rows `row_order` of [V, H]; one packed matrix per `cluster_rows` of them
+    kClusters,      // rows of [V, H] in the order of the kTokenIds item before it; one packed
+                    // matrix per `cluster_rows` of them
     kVector,        // widened to f32 and multiplied by `scale`
     kTokenIds,      // a permutation of 0..shape[0]-1, as int32
   };
@@ -32,7 +33,6 @@ struct WeightItem {
   size_t part_bytes = 0;        // from one expert's or cluster's matrix to the next
   int row_begin = 0;
   int cluster_rows = 0;
-  const int32_t* row_order = nullptr;  // [V] filled by an earlier item
   float scale = 1.0f;
 };
 
@@ -57,9 +57,9 @@ class WeightLayout {
                                                 int in);
   std::vector<kernels::WeightView> ExpertDown(const std::string& name, int experts, int out,
                                               int width);
-  // Rows order[0], order[1], ... of [rows, in], `cluster_rows` to a packed matrix; the first one.
-  kernels::WeightView Clusters(const std::string& name, int rows, int in, int cluster_rows,
-                               const int32_t* order);
+  // Rows of [rows, in] in the order of the TokenIds placed last, `cluster_rows` to a packed matrix;
+  // the first one.
+  kernels::WeightView Clusters(const std::string& name, int rows, int in, int cluster_rows);
   const float* Vector(const std::string& name, int size, float scale = 1.0f);
   const int32_t* TokenIds(const std::string& name, int size);
 

@@ -6,29 +6,44 @@
 // Promise   A row's result bits depend on that row's inputs and the layer's shape alone: not on the
 //           number of rows, their order, or the number of threads. Reductions run in an order fixed
 //           by the shape; nothing is accumulated atomically.
-// Shapes    are checked when a model is loaded (Supports below); the calls themselves can not fail.
-//           Arrays are row-major; a stride counts floats from one row to the next. rows may be 0.
+// Memory    Arrays lie in memory of the backend (Ops::memory), spans of the host's rows become such
+//           arrays by `stage`. On a device nobody but the operations may look inside; an operation
+//           is done when something behind it has been fetched.
+// Operands  are values that only a product reads: `void*` below. The CPU keeps them as f32 and
+//           rounds them where it multiplies; a device keeps them as bf16, so both round once.
+//           Ops::operand_bytes is their size.
+// Shapes    are checked when a model is loaded (`supports`); the calls themselves can not fail.
+// What
+//           a device reports of a call is told by `status`. Arrays are row-major; a stride counts
+//           values from one row to the next. rows may be 0.
 // Threads   one caller at a time.
 #pragma once
 
-#include <cstddef>
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 
+#include "absl/status/status.h"
+#include "kernels/memory.h"
 #include "kernels/types.h"
 
 namespace tandem::kernels {
+
+// Operands of the CPU and of kernels/reference.
+inline float* AsF32(void* operands) { return static_cast<float*>(operands); }
+inline const float* AsF32(const void* operands) { return static_cast<const float*>(operands); }
 
 // out[t, :] = table[ids[t], :] * scale
 struct EmbedArgs {
   WeightView table;              // [vocab, dim]
   std::span<const int32_t> ids;  // [rows], each in [0, vocab)
   float scale = 1.0f;
-  float* out = nullptr;    // [rows, out_stride], dim values written
-  int64_t out_stride = 0;  // 0: dim
+  void* out = nullptr;        // [rows, out_stride], dim values written: f32, or
+  int64_t out_stride = 0;     // 0: dim
+  bool out_operands = false;  // operands
 };
 
 // Per-layer inputs (gemma4.md 2.3), in place on the context projection:
@@ -52,13 +67,14 @@ struct PleArgs {
 struct RmsNormArgs {
   const float* x = nullptr;       // [rows, dim]
   const float* weight = nullptr;  // [dim], or null for a weight of 1
-  float* y = nullptr;             // [rows, dim]; may be x
+  void* y = nullptr;              // [rows, dim] operands, or f32, which may be x
   int rows = 0;
   int dim = 0;
   float eps = 0.0f;
+  bool y_f32 = false;
 };
 
-// h[t, :] = (h[t, :] + RmsNorm(a[t, :]; weight)) * scale
+// h[t, :] = (h[t, :] + RmsNorm(a[t, :]; weight)) * scale[0]
 struct NormAddArgs {
   const float* a = nullptr;       // [rows, dim]
   const float* weight = nullptr;  // [dim]
@@ -66,29 +82,31 @@ struct NormAddArgs {
   int rows = 0;
   int dim = 0;
   float eps = 0.0f;
-  float scale = 1.0f;
+  const float* scale = nullptr;  // null: 1
 };
 
 // y[t, n] = sum_k w[n, k] * x[t, k], k ascending.
 struct LinearArgs {
-  const float* x = nullptr;  // [rows, x_stride], w.in values used
+  const void* x = nullptr;  // [rows, x_stride] operands, w.in values used
   int64_t x_stride = 0;
   WeightView w;
-  float* y = nullptr;  // [rows, y_stride], w.out values written
+  void* y = nullptr;  // [rows, y_stride], w.out values written: f32 or operands
   int64_t y_stride = 0;
   int rows = 0;
-  bool f32_operands = false;  // true: never round x to bf16, whatever the backend's dtype
+  bool f32_operands = false;  // true: x is f32 and is never rounded; w is bf16
+  bool y_operands = false;
+  bool prompt = false;  // of the class of rows that RowsArgs tells
 };
 
 // y[t, j * first.out + i] = sum_k W_c[i, k] * x[t, k] with c = ids[t, j], k ascending: each row
 // meets the few clusters that it chose of a large matrix. One value's bits are those of `linear`
 // with W_c.
 struct LinearClustersArgs {
-  const float* x = nullptr;  // [rows, x_stride], first.in values used
+  const void* x = nullptr;  // [rows, x_stride] operands, first.in values used
   int64_t x_stride = 0;
-  WeightView first;                // cluster 0; cluster c is packed at data + c * cluster_elements
-  size_t cluster_elements = 0;     // at least PackedElements(first.out, first.in)
-  const int32_t* ids = nullptr;    // [rows, chosen] clusters
+  WeightView first;              // cluster 0; cluster c is packed at data + c * cluster_elements
+  size_t cluster_elements = 0;   // at least PackedElements(first.out, first.in)
+  const int32_t* ids = nullptr;  // [rows, chosen] clusters
   int chosen = 0;
   float* y = nullptr;  // [rows, y_stride], chosen * first.out values written
   int64_t y_stride = 0;
@@ -99,13 +117,14 @@ struct LinearClustersArgs {
 // w holds gate and up rows interleaved by tiles: 16 gate rows, 16 up rows, 16 gate rows, ...
 // so w.out = 2 * 16 * ceil(width/16); rows past `width` are zero.
 struct LinearGegluArgs {
-  const float* x = nullptr;  // [rows, x_stride]
+  const void* x = nullptr;  // [rows, x_stride] operands
   int64_t x_stride = 0;
-  WeightView w;  // [2 * 16 * ceil(width/16), in]
-  float* y = nullptr;  // [rows, y_stride], `width` values written
+  WeightView w;       // [2 * 16 * ceil(width/16), in]
+  void* y = nullptr;  // [rows, y_stride] operands, `width` values written
   int64_t y_stride = 0;
   int rows = 0;
   int width = 0;
+  bool prompt = false;  // as in LinearArgs
 };
 
 // y[t, i] = gelu_tanh(a[t, i]) * b[t, i]
@@ -114,7 +133,7 @@ struct GeluMulArgs {
   int64_t a_stride = 0;
   const float* b = nullptr;
   int64_t b_stride = 0;
-  float* y = nullptr;  // may be a
+  void* y = nullptr;  // operands; on the CPU it may be a
   int64_t y_stride = 0;
   int rows = 0;
   int dim = 0;
@@ -123,7 +142,7 @@ struct GeluMulArgs {
 // cos, sin of positions[t] * inv_freq[j], the angle an f32 product (gemma4.md 2.4).
 struct RopeTableArgs {
   std::span<const int32_t> positions;  // [rows]
-  std::span<const float> inv_freq;     // [live], the non-zero frequencies
+  std::span<const float> inv_freq;     // [live], the non-zero frequencies; of the backend
   float* cos = nullptr;                // [rows, live]
   float* sin = nullptr;                // [rows, live]
 };
@@ -136,9 +155,10 @@ struct KvEncodeCounts {
 };
 
 // Behind the fused q/k/v projection (gemma4.md 2.5). q heads: RmsNorm with q_norm, then rope, in
-// place. k heads: RmsNorm with k_norm, then rope, stored. v heads: RmsNorm without weight, stored;
-// without v columns, v is made from the k columns as projected. Dimension j is paired with
-// j + head_dim/2; only pairs j < live are rotated.
+// place, and left there as `attention` of this backend and K format takes them. k heads: RmsNorm
+// with k_norm, then rope, stored. v heads: RmsNorm without weight, stored; without v columns, v is
+// made from the k columns as projected. Dimension j is paired with j + head_dim/2; only pairs j <
+// live are rotated.
 struct QkvPostArgs {
   float* qkv = nullptr;  // [rows, stride]: q heads, k heads, v heads, head-major
   int64_t stride = 0;
@@ -154,9 +174,10 @@ struct QkvPostArgs {
   int live = 0;
   float eps = 0.0f;
   KvView kv;
-  const int32_t* cells = nullptr;  // [rows] block * block_tokens + cell where the row is stored
+  const int32_t* cells = nullptr;  // [rows] block * block_tokens + cell where the row is stored;
+                                   // -1: nowhere, of rows that a device is padded with
   // Of formats with a scale, which store a row that is not finite as zeros. Null: not asked.
-  uint8_t* nonfinite = nullptr;      // [rows] set to 1 where that happened, else left alone
+  uint8_t* nonfinite = nullptr;  // [rows] set to 1 where that happened, else left alone
   KvEncodeCounts* counts = nullptr;
 };
 
@@ -177,12 +198,13 @@ struct AttentionSegment {
 // int8 path); the same rounding at every level. A V format with codes may be met by softmax weights
 // rounded to 16 bits of the row's largest among 128 positions.
 struct AttentionArgs {
-  const float* q = nullptr;  // [rows, q_stride]
+  const float* q = nullptr;  // [rows, q_stride] of qkv_post
   int64_t q_stride = 0;
-  float* out = nullptr;  // [rows, num_q_heads * head_dim]
+  void* out = nullptr;  // [rows, num_q_heads * head_dim] operands
   std::span<const AttentionSegment> segments;
   const int32_t* visible_begin = nullptr;  // [rows]
   const int32_t* visible_end = nullptr;    // [rows]
+  int group = 0;  // of the staged rows: a device reads segments and intervals there
   int num_q_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
@@ -203,16 +225,16 @@ struct RouteArgs {
 
 // out[t, :] = sum over the row's experts, ascending id, of weights * down_e(geglu_e(x[t]))
 struct ExpertsArgs {
-  const float* x = nullptr;  // [rows, dim]
+  const void* x = nullptr;  // [rows, dim] operands
   int rows = 0;
   int dim = 0;
-  int width = 0;                             // M, width of one expert
+  int width = 0;  // M, width of one expert
   int top_k = 0;
-  std::span<const WeightView> gate_up;       // [experts] each interleaved as in LinearGegluArgs
-  std::span<const WeightView> down;          // [experts] each [dim, width]
-  const int32_t* ids = nullptr;              // [rows, top_k], ascending expert id
-  const float* weights = nullptr;            // [rows, top_k]
-  float* out = nullptr;                      // [rows, dim]
+  std::span<const WeightView> gate_up;  // [experts] each interleaved as in LinearGegluArgs
+  std::span<const WeightView> down;     // [experts] each [dim, width]
+  const int32_t* ids = nullptr;         // [rows, top_k], ascending expert id
+  const float* weights = nullptr;       // [rows, top_k]
+  float* out = nullptr;                 // [rows, dim]
 };
 
 // x = cap * tanh(x / cap), in place.
@@ -220,6 +242,60 @@ struct SoftcapArgs {
   float* x = nullptr;  // [count]
   int64_t count = 0;
   float cap = 0.0f;
+};
+
+// to[i, :] = from[index[i], :], or to[index[i], :] = from[i, :] when scattered. `from` and `to` do
+// not overlap, or they are the same, nothing is scattered, and index ascends.
+struct GatherArgs {
+  const void* from = nullptr;
+  size_t from_bytes = 0;  // from one row to the next, as the next
+  void* to = nullptr;
+  size_t to_bytes = 0;
+  size_t row_bytes = 0;            // copied; multiples of 4
+  std::span<const int32_t> index;  // of the host
+  bool scatter = false;
+};
+
+// Two groups of layers with KV: sliding and full.
+constexpr int kNumStagedGroups = 2;
+
+// The rows of a forward, as arrays of the host. They are not touched until `stage` is called again
+// or the caller has fetched something.
+struct RowsArgs {
+  std::span<const int32_t> ids;        // [rows]
+  std::span<const int32_t> positions;  // [rows]
+  // Rows of given tokens, which may run in other kernels than generated ones: their bits do not
+  // depend on how a prompt is cut, but on this (kernels.md 3.1).
+  bool prompt = false;
+  struct Group {
+    std::span<const int32_t> cells;          // [rows], or empty where no layer stores
+    std::span<const int32_t> visible_begin;  // [rows], or empty: the model has no such layer
+    std::span<const int32_t> visible_end;    // [rows]
+    std::span<const AttentionSegment> segments;
+    int block_tokens = 0;
+    int num_q_heads = 0;
+    int num_kv_heads = 0;
+  };
+  std::array<Group, kNumStagedGroups> groups;
+  // Per-layer embeddings, of models that have them (PleArgs).
+  const Bf16* ple_table = nullptr;
+  int64_t ple_table_rows = 0;
+  int64_t ple_row_values = 0;
+  // What storing these rows finds goes here (QkvPostArgs), at the latest when `collect` returns.
+  uint8_t* nonfinite = nullptr;  // [rows]
+  std::array<KvEncodeCounts*, kNumStagedGroups> counts = {};
+};
+
+// The same for the operations. A device may run on more rows than there are, which see nothing and
+// are stored nowhere: buffers have room for the most rows of a step.
+struct StagedRows {
+  int rows = 0;
+  const int32_t* ids = nullptr;        // [rows]
+  const int32_t* positions = nullptr;  // [rows]
+  std::array<const int32_t*, kNumStagedGroups> cells = {};
+  std::array<const int32_t*, kNumStagedGroups> visible_begin = {};
+  std::array<const int32_t*, kNumStagedGroups> visible_end = {};
+  uint8_t* nonfinite = nullptr;
 };
 
 // What a loaded model asks a backend for before the first step.
@@ -233,8 +309,36 @@ struct AttentionShape {
 struct Ops {
   void* backend = nullptr;
   std::string name;  // for logs and reports: "cpu avx512bf16, 2 threads"
+  MemorySource memory = HostMemory();
+  bool host_memory = true;         // the host may read and write it
+  size_t operand_bytes = 4;        // of one operand
+  bool prompt_rows_apart = false;  // rows of prompts and generated ones are staged apart
 
   bool (*supports)(const AttentionShape&) = nullptr;
+
+  // Weights, when a model is loaded. Row-major bf16 of the host, at any alignment, into rows
+  // [row_begin, row_begin + out) of a matrix of `in` inputs, as this backend keeps it in
+  // PackedElements(out, in); and gate and up interleaved as LinearGegluArgs has them.
+  void (*pack_rows)(void* backend, const std::byte* rows, int out, int in, int row_begin,
+                    Bf16* packed) = nullptr;
+  void (*pack_gate_up)(void* backend, const std::byte* gate, const std::byte* up, int width, int in,
+                       Bf16* packed) = nullptr;
+
+  // Between host and backend. A fetched array may be written to, which changes the backend's or
+  // not, and stays valid until the next call of `fetch` or `stage`.
+  void (*write)(void* backend, void* to, const void* host, size_t bytes) = nullptr;
+  void* (*fetch)(void* backend, void* from, size_t bytes) = nullptr;
+  void (*copy)(void* backend, void* to, const void* from, size_t bytes) = nullptr;
+  void (*gather)(void* backend, const GatherArgs&) = nullptr;
+  // `count` values of x as operands: x itself where these are f32, or rounded into `space`.
+  const void* (*as_operands)(void* backend, const float* x, void* space, int64_t count) = nullptr;
+
+  // The rows that all operations until the next call of it work on.
+  StagedRows (*stage)(void* backend, const RowsArgs&) = nullptr;
+  // Behind the last operation of a step: RowsArgs::nonfinite and counts hold what was found.
+  void (*collect)(void* backend) = nullptr;
+  // Not OK: the device is lost, with what it said; it stays so.
+  absl::Status (*status)(void* backend) = nullptr;
 
   void (*embed)(void* backend, const EmbedArgs&) = nullptr;
   void (*ple)(void* backend, const PleArgs&) = nullptr;

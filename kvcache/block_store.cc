@@ -10,7 +10,8 @@
 
 namespace tandem::kvcache {
 
-absl::StatusOr<BlockStore> BlockStore::Create(GroupLayout layout, int32_t num_blocks) {
+absl::StatusOr<BlockStore> BlockStore::Create(GroupLayout layout, int32_t num_blocks,
+                                              const kernels::MemorySource& source) {
   if (num_blocks < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("a KV pool of ", num_blocks, " blocks is empty; give it at least one"));
@@ -23,7 +24,7 @@ absl::StatusOr<BlockStore> BlockStore::Create(GroupLayout layout, int32_t num_bl
                                                    " bytes does not fit the address space"));
   }
   const size_t bytes = num_blocks * layout.block_bytes;
-  absl::StatusOr<kernels::HugeMemory> memory = kernels::HugeMemory::Allocate(bytes);
+  absl::StatusOr<kernels::Memory> memory = source.Allocate(bytes);
   if (!memory.ok()) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the KV pool can not be had: ", std::string(memory.status().message()),
@@ -32,7 +33,7 @@ absl::StatusOr<BlockStore> BlockStore::Create(GroupLayout layout, int32_t num_bl
   return BlockStore(std::move(layout), num_blocks, *std::move(memory));
 }
 
-BlockStore::BlockStore(GroupLayout layout, int32_t num_blocks, kernels::HugeMemory memory)
+BlockStore::BlockStore(GroupLayout layout, int32_t num_blocks, kernels::Memory memory)
     : layout_(std::move(layout)), num_blocks_(num_blocks), memory_(std::move(memory)) {}
 
 kernels::KvView BlockStore::View(int layer) const {
@@ -56,17 +57,12 @@ void BlockStore::PrepareBlock(int32_t block) {
     const size_t scale_bytes = HeadBlockScaleBytes(kv, layout_.block_tokens);
     if (scale_bytes == 0) continue;
     const size_t head_bytes = HeadBlockBytes(kv, layout_.block_tokens);
-    std::byte* head = memory_.data() + block * layout_.block_bytes + layout_.layer_offset[i] +
+    std::byte* head = this->block(block) + layout_.layer_offset[i] +
                       HeadBlockScaleOffset(kv, layout_.block_tokens);
     for (int h = 0; h < kv.num_kv_heads; ++h, head += head_bytes) {
       std::memset(head, 0, scale_bytes);
     }
   }
-}
-
-void BlockStore::CopyBlock(int32_t from, int32_t to) {
-  std::memcpy(memory_.data() + to * layout_.block_bytes,
-              memory_.data() + from * layout_.block_bytes, layout_.block_bytes);
 }
 
 }  // namespace tandem::kvcache

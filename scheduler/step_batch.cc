@@ -51,6 +51,8 @@ engine::StepBatch BuildStepBatch(std::span<const SeatRows> seats) {
     segment.row_begin = static_cast<int>(batch.ids.size());
     segment.num_rows = seat.rows;
     segment.num_drafts = seat.drafts;
+    segment.num_prompt_rows =
+        std::clamp(sequence.request->prompt_tokens() - sequence.kv_tokens, 0, seat.rows);
     for (int g = 0; g < engine::kNumKvGroups; ++g) {
       segment.block_table[g] = sequence.tables[g].blocks;
     }

@@ -52,7 +52,7 @@ int HeadOf(const AttentionArgs& args, const AttentionUnit& unit, int r) {
 }
 
 float* OutOf(const AttentionArgs& args, const AttentionUnit& unit, int r) {
-  return args.out +
+  return AsF32(args.out) +
          (int64_t{RowOf(args, unit, r)} * args.num_q_heads + HeadOf(args, unit, r)) * args.head_dim;
 }
 

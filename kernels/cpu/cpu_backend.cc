@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,6 +25,49 @@ void ForEachTask(void* backend, int count, void (*task)(void* context, int i), v
   BackendOf(backend).team.ForEach(count, 1, [&](int, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) task(context, static_cast<int>(i));
   });
+}
+
+// Ordinary memory is what operations work on: staging hands the caller's own arrays back.
+StagedRows Stage(void*, const RowsArgs& args) {
+  StagedRows staged = {.rows = static_cast<int>(args.ids.size()),
+                       .ids = args.ids.data(),
+                       .positions = args.positions.data(),
+                       .nonfinite = args.nonfinite};
+  for (int i = 0; i < kNumStagedGroups; ++i) {
+    staged.cells[i] = args.groups[i].cells.data();
+    staged.visible_begin[i] = args.groups[i].visible_begin.data();
+    staged.visible_end[i] = args.groups[i].visible_end.data();
+  }
+  return staged;
+}
+
+void Gather(void*, const GatherArgs& args) {
+  for (size_t i = 0; i < args.index.size(); ++i) {
+    const size_t other = args.index[i];
+    const std::byte* from =
+        static_cast<const std::byte*>(args.from) + (args.scatter ? i : other) * args.from_bytes;
+    std::byte* to = static_cast<std::byte*>(args.to) + (args.scatter ? other : i) * args.to_bytes;
+    if (to != from) std::memcpy(to, from, args.row_bytes);
+  }
+}
+
+void FillMemoryOps(Ops& ops) {
+  ops.pack_rows = [](void* backend, const std::byte* rows, int out, int in, int row_begin,
+                     Bf16* packed) {
+    PackRows(BackendOf(backend), rows, out, in, row_begin, packed);
+  };
+  ops.pack_gate_up = [](void* backend, const std::byte* gate, const std::byte* up, int width,
+                        int in, Bf16* packed) {
+    PackGateUp(BackendOf(backend), gate, up, width, in, packed);
+  };
+  ops.write = [](void*, void* to, const void* host, size_t bytes) { std::memcpy(to, host, bytes); };
+  ops.fetch = [](void*, void* from, size_t) { return from; };
+  ops.copy = [](void*, void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };
+  ops.gather = Gather;
+  ops.as_operands = [](void*, const float* x, void*, int64_t) -> const void* { return x; };
+  ops.stage = Stage;
+  ops.collect = [](void*) {};
+  ops.status = [](void*) { return absl::OkStatus(); };
 }
 
 }  // namespace
@@ -68,6 +112,7 @@ absl::StatusOr<CpuBackendPtr> MakeCpuBackend(const CpuConfig& config) {
   backend->ops.name = absl::StrCat("cpu ", std::string(CpuIsaName(config.isa)), ", ", threads,
                                    threads == 1 ? " thread" : " threads");
   backend->ops.for_each = ForEachTask;
+  FillMemoryOps(backend->ops);
   FillLinearOps(config.isa, backend->ops);
   FillRowOps(config.isa, backend->ops);
   FillAttentionOps(config.isa, backend->ops);

@@ -40,13 +40,13 @@ absl::StatusOr<CpuBackendPtr> MakeCpuBackend(const CpuConfig& config);
 const Ops& CpuOps(const CpuBackend& backend);
 int CpuThreads(const CpuBackend& backend);
 
-// Packs a row-major [out, in] bf16 matrix (any alignment) into rows [row_begin, row_begin + out) of
-// a packed matrix with `in` inputs (types.h). `row_begin` may be any row. Padding is left
-// untouched: hand in zeroed memory. Runs on the backend's team.
+// Ops::pack_rows: packs a row-major [out, in] bf16 matrix (any alignment) into rows [row_begin,
+// row_begin + out) of a packed matrix with `in` inputs (types.h). `row_begin` may be any row.
+// Padding is left untouched: hand in zeroed memory. Runs on the backend's team.
 void PackRows(CpuBackend& backend, const std::byte* rows, int out, int in, int row_begin,
               Bf16* packed);
 
-// The same for the interleaved gate/up layout of LinearGegluArgs: gate row i lands in tile
+// Ops::pack_gate_up: the same for the interleaved gate/up layout of LinearGegluArgs: gate row i lands in tile
 // 2*(i/16), up row i in tile 2*(i/16) + 1.
 void PackGateUp(CpuBackend& backend, const std::byte* gate, const std::byte* up, int width, int in,
                 Bf16* packed);

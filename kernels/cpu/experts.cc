@@ -38,7 +38,7 @@ void RunPass(CpuBackend& backend, const ExpertsArgs& args, int row_begin, int ro
   GroupByExpert(args.ids + first_pair, args.weights + first_pair, pairs, args.top_k, experts,
                 scratch);
 
-  const float* x = args.x + int64_t{row_begin} * args.dim;
+  const float* x = AsF32(args.x) + int64_t{row_begin} * args.dim;
   float* const out = args.out + int64_t{row_begin} * args.dim;
   float* const hidden = reinterpret_cast<float*>(  // [pairs, width]
       backend.hidden.Reserve(sizeof(float) * pairs * args.width));

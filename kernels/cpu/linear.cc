@@ -11,12 +11,12 @@ namespace {
 void Linear(void* backend, const LinearArgs& args) {
   if (args.rows == 0) return;
   CpuBackend& cpu = BackendOf(backend);
-  Product product = {.x = args.x,
+  Product product = {.x = AsF32(args.x),
                      .x_stride = args.x_stride,
                      .rows = args.rows,
                      .w = args.w,
                      .finish = Finish::kStore,
-                     .y = args.y,
+                     .y = AsF32(args.y),
                      .y_stride = args.y_stride,
                      .columns = args.w.out};
   RunProducts(cpu, KernelOf(cpu, args.f32_operands), {&product, 1});
@@ -31,12 +31,12 @@ void LinearClusters(void* backend, const LinearClustersArgs& args) {
 void LinearGeglu(void* backend, const LinearGegluArgs& args) {
   if (args.rows == 0) return;
   CpuBackend& cpu = BackendOf(backend);
-  Product product = {.x = args.x,
+  Product product = {.x = AsF32(args.x),
                      .x_stride = args.x_stride,
                      .rows = args.rows,
                      .w = args.w,
                      .finish = Finish::kGeglu,
-                     .y = args.y,
+                     .y = AsF32(args.y),
                      .y_stride = args.y_stride,
                      .columns = args.width};
   RunProducts(cpu, KernelOf(cpu, false), {&product, 1});

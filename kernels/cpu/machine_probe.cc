@@ -10,7 +10,7 @@
 
 #include "kernels/cpu/backend_impl.h"
 #include "kernels/cpu/product.h"
-#include "kernels/huge_memory.h"
+#include "kernels/memory.h"
 
 namespace tandem::kernels {
 namespace {
@@ -60,7 +60,7 @@ double MeasureReadBandwidth(CpuBackend& backend) {
   const long l3_bytes = std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE));
   const int64_t chunks =
       std::clamp(size_t{4} * l3_bytes, kLeastReadBytes, kMostReadBytes) / kChunkBytes;
-  absl::StatusOr<HugeMemory> memory = HugeMemory::Allocate(chunks * kChunkBytes);
+  absl::StatusOr<Memory> memory = HostMemory().Allocate(chunks * kChunkBytes);
   if (!memory.ok()) return 0.0;
   const auto chunk = [&](int64_t i) { return memory->data() + i * kChunkBytes; };
   backend.team.ForEach(chunks, 1, [&](int, int64_t begin, int64_t end) {

@@ -228,7 +228,7 @@ void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearCl
   const size_t panel_bytes = CeilDiv(pairs * kernel.pair_bytes, size_t{64}) * 64;
   std::byte* const panels = backend.panels.Reserve(args.rows * panel_bytes);
   for (int64_t t = 0; t < args.rows; ++t) {
-    kernel.pack({.x = args.x + t * args.x_stride,
+    kernel.pack({.x = AsF32(args.x) + t * args.x_stride,
                  .x_stride = args.x_stride,
                  .row_ids = nullptr,
                  .rows = 1,

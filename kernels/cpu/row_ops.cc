@@ -24,22 +24,23 @@ int64_t PieceRows(int64_t row_values, int64_t cost = 1) {
 
 template <const RowKernels& kKernels>
 void RmsNorm(void* backend, const RmsNormArgs& args) {
-  BackendOf(backend).team.ForEach(args.rows, PieceRows(args.dim),
-                                  [&](int, int64_t begin, int64_t end) {
-                                    for (int64_t t = begin; t < end; ++t) {
-                                      kKernels.rms_norm(args.x + t * args.dim, args.weight,
-                                                        args.y + t * args.dim, args.dim, args.eps);
-                                    }
-                                  });
+  BackendOf(backend).team.ForEach(
+      args.rows, PieceRows(args.dim), [&](int, int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+          kKernels.rms_norm(args.x + t * args.dim, args.weight, AsF32(args.y) + t * args.dim,
+                            args.dim, args.eps);
+        }
+      });
 }
 
 template <const RowKernels& kKernels>
 void NormAdd(void* backend, const NormAddArgs& args) {
+  const float scale = args.scale != nullptr ? *args.scale : 1.0f;
   BackendOf(backend).team.ForEach(
       args.rows, PieceRows(args.dim), [&](int, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
           kKernels.norm_add(args.a + t * args.dim, args.weight, args.h + t * args.dim, args.dim,
-                            args.eps, args.scale);
+                            args.eps, scale);
         }
       });
 }
@@ -71,7 +72,7 @@ void GeluMul(void* backend, const GeluMulArgs& args) {
       args.rows, PieceRows(args.dim, 4), [&](int, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
           kKernels.gelu_mul(args.a + t * args.a_stride, args.b + t * args.b_stride,
-                            args.y + t * args.y_stride, args.dim);
+                            AsF32(args.y) + t * args.y_stride, args.dim);
         }
       });
 }
@@ -95,7 +96,7 @@ void Embed(void* backend, const EmbedArgs& args) {
           const size_t n = static_cast<size_t>(args.ids[t]);
           const Bf16* row =
               args.table.data + n / kTileOutputs * pairs * 2 * kTileOutputs + n % kTileOutputs * 2;
-          float* out = args.out + t * out_stride;
+          float* out = AsF32(args.out) + t * out_stride;
           for (int k = 0; k < dim; ++k) {
             out[k] = ToFloat(row[k / 2 * 2 * kTileOutputs + k % 2]) * args.scale;
           }

@@ -14,7 +14,8 @@ constexpr int GateUpRows(int width) {
   return static_cast<int>(2 * kTileOutputs * PackedTiles(width));
 }
 
-// out [GateUpRows(width), in] from gate and up, [width, in] each; rows past `width` are zero.
-void InterleaveGateUp(const Bf16* gate, const Bf16* up, int width, int in, Bf16* out);
+// out [GateUpRows(width), in] from gate and up, [width, in] bf16 each at any alignment; rows past
+// `width` are zero.
+void InterleaveGateUp(const void* gate, const void* up, int width, int in, Bf16* out);
 
 }  // namespace tandem::kernels

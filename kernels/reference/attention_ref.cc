@@ -82,7 +82,7 @@ void AttentionReference(const AttentionArgs& args) {
         }
         PrepareQuery(args.q + t * args.q_stride + n * dim, args.kv.k_format, args.head_dim,
                      query.data());
-        float* out = args.out + (int64_t{t} * args.num_q_heads + n) * dim;
+        float* out = AsF32(args.out) + (int64_t{t} * args.num_q_heads + n) * dim;
         double max = -INFINITY;
         for (int i = 0; i < visible; ++i) {
           scores[i] = 0.0;

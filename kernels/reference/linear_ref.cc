@@ -25,8 +25,8 @@ double Dot(const WeightView& w, int n, const float* x, Operands operands) {
 void LinearReference(const LinearArgs& args, Operands operands) {
   for (int t = 0; t < args.rows; ++t) {
     for (int n = 0; n < args.w.out; ++n) {
-      args.y[t * args.y_stride + n] =
-          static_cast<float>(Dot(args.w, n, args.x + t * args.x_stride, operands));
+      AsF32(args.y)[t * args.y_stride + n] =
+          static_cast<float>(Dot(args.w, n, AsF32(args.x) + t * args.x_stride, operands));
     }
   }
 }
@@ -36,7 +36,7 @@ void LinearClustersReference(const LinearClustersArgs& args, Operands operands) 
     for (int j = 0; j < args.chosen; ++j) {
       WeightView cluster = args.first;
       cluster.data += args.ids[t * args.chosen + j] * args.cluster_elements;
-      LinearReference({.x = args.x + t * args.x_stride,
+      LinearReference({.x = AsF32(args.x) + t * args.x_stride,
                        .x_stride = args.x_stride,
                        .w = cluster,
                        .y = args.y + t * args.y_stride + int64_t{j} * cluster.out,
@@ -49,10 +49,10 @@ void LinearClustersReference(const LinearClustersArgs& args, Operands operands) 
 
 void LinearGegluReference(const LinearGegluArgs& args, Operands operands) {
   for (int t = 0; t < args.rows; ++t) {
-    const float* x = args.x + t * args.x_stride;
+    const float* x = AsF32(args.x) + t * args.x_stride;
     for (int i = 0; i < args.width; ++i) {
       const int gate = i / kTileOutputs * 2 * kTileOutputs + i % kTileOutputs;
-      args.y[t * args.y_stride + i] =
+      AsF32(args.y)[t * args.y_stride + i] =
           static_cast<float>(GeluTanhReference(Dot(args.w, gate, x, operands)) *
                              Dot(args.w, gate + kTileOutputs, x, operands));
     }
@@ -67,7 +67,7 @@ void ExpertsReference(const ExpertsArgs& args, Operands operands) {
     for (int j = 0; j < args.top_k; ++j) {
       const int64_t pair = int64_t{t} * args.top_k + j;
       const int expert = args.ids[pair];
-      LinearGegluReference({.x = args.x + int64_t{t} * args.dim,
+      LinearGegluReference({.x = AsF32(args.x) + int64_t{t} * args.dim,
                             .x_stride = args.dim,
                             .w = args.gate_up[expert],
                             .y = hidden.data(),

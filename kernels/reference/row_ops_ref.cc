@@ -28,7 +28,7 @@ void EmbedReference(const EmbedArgs& args) {
   for (size_t t = 0; t < args.ids.size(); ++t) {
     const size_t n = static_cast<size_t>(args.ids[t]);
     const Bf16* row = args.table.data + n / kTileOutputs * pairs * 32 + n % kTileOutputs * 2;
-    float* out = args.out + static_cast<int64_t>(t) * out_stride;
+    float* out = AsF32(args.out) + static_cast<int64_t>(t) * out_stride;
     for (int k = 0; k < dim; ++k) out[k] = ToFloat(row[k / 2 * 32 + k % 2]) * args.scale;
   }
 }
@@ -55,7 +55,7 @@ void PleReference(const PleArgs& args) {
 void RmsNormReference(const RmsNormArgs& args) {
   for (int t = 0; t < args.rows; ++t) {
     const float* x = args.x + int64_t{t} * args.dim;
-    float* y = args.y + int64_t{t} * args.dim;
+    float* y = AsF32(args.y) + int64_t{t} * args.dim;
     const double inverse = InverseRms(x, args.dim, 1.0, args.eps);
     for (int d = 0; d < args.dim; ++d) {
       y[d] = static_cast<float>(x[d] * inverse * (args.weight ? args.weight[d] : 1.0f));
@@ -64,12 +64,13 @@ void RmsNormReference(const RmsNormArgs& args) {
 }
 
 void NormAddReference(const NormAddArgs& args) {
+  const float scale = args.scale != nullptr ? *args.scale : 1.0f;
   for (int t = 0; t < args.rows; ++t) {
     const float* a = args.a + int64_t{t} * args.dim;
     float* h = args.h + int64_t{t} * args.dim;
     const double inverse = InverseRms(a, args.dim, 1.0, args.eps);
     for (int d = 0; d < args.dim; ++d) {
-      h[d] = static_cast<float>((h[d] + a[d] * inverse * args.weight[d]) * args.scale);
+      h[d] = static_cast<float>((h[d] + a[d] * inverse * args.weight[d]) * scale);
     }
   }
 }
@@ -77,7 +78,7 @@ void NormAddReference(const NormAddArgs& args) {
 void GeluMulReference(const GeluMulArgs& args) {
   for (int64_t t = 0; t < args.rows; ++t) {
     for (int i = 0; i < args.dim; ++i) {
-      args.y[t * args.y_stride + i] = static_cast<float>(
+      AsF32(args.y)[t * args.y_stride + i] = static_cast<float>(
           GeluTanhReference(args.a[t * args.a_stride + i]) * args.b[t * args.b_stride + i]);
     }
   }

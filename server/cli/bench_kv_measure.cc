@@ -95,7 +95,7 @@ class Bed {
     for (int block = 0; block < first_blocks; ++block) store_.PrepareBlock(block);
     Encode();
     for (int block = first_blocks; block < store_.num_blocks(); ++block) {
-      store_.CopyBlock(block % first_blocks, block);
+      std::memcpy(store_.block(block), store_.block(block % first_blocks), store_.layout().block_bytes);
     }
     table_.resize(store_.num_blocks());
     std::iota(table_.begin(), table_.end(), 0);

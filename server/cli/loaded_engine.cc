@@ -23,11 +23,11 @@ absl::StatusOr<engine::AssistantModel> LoadDrafter(const Settings& settings,
                                                    LoadedEngine& loaded) {
   const AssistantSource& assistant = *source.assistant;
   if (assistant.dummy()) {
-    return engine::LoadDummyAssistant(assistant.config, settings.dummy_seed, *loaded.backend,
-                                      nullptr);
+    return engine::LoadDummyAssistant(assistant.config, settings.dummy_seed,
+                                      kernels::CpuOps(*loaded.backend), nullptr);
   }
-  absl::StatusOr<engine::AssistantModel> model =
-      engine::LoadAssistant(assistant.directory.string(), source.config, *loaded.backend, nullptr);
+  absl::StatusOr<engine::AssistantModel> model = engine::LoadAssistant(
+      assistant.directory.string(), source.config, kernels::CpuOps(*loaded.backend), nullptr);
   if (model.ok()) return model;
   return AssistantTrouble(settings, assistant.directory, model.status());
 }
@@ -175,9 +175,8 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
     if (progress) progress(done, total);
   };
   absl::StatusOr<engine::Model> model =
-      source.dummy()
-          ? engine::LoadDummy(source.config, settings.dummy_seed, *loaded->backend, report)
-          : engine::LoadCheckpoint(source.directory.string(), {}, *loaded->backend, report);
+      source.dummy() ? engine::LoadDummy(source.config, settings.dummy_seed, ops, report)
+                     : engine::LoadCheckpoint(source.directory.string(), {}, ops, report);
   bar->Clear();
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
@@ -189,8 +188,8 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
   for (const engine::KvGroup group : {kSliding, kFull}) {
     if (plan.num_blocks[group] == 0) continue;
-    absl::StatusOr<kvcache::BlockStore> store =
-        kvcache::BlockStore::Create(*std::move((*layouts)[group]), plan.num_blocks[group]);
+    absl::StatusOr<kvcache::BlockStore> store = kvcache::BlockStore::Create(
+        *std::move((*layouts)[group]), plan.num_blocks[group], ops.memory);
     if (!store.ok()) return store.status();
     loaded->stores[group] = *std::move(store);
     stores[group] = &*loaded->stores[group];

@@ -42,7 +42,7 @@ class AssistantCopy : public CheckpointCopy {
 
   absl::StatusOr<AssistantModel> Load() const {
     const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
-    return LoadAssistant(dir(), target, *backend, nullptr);
+    return LoadAssistant(dir(), target, kernels::CpuOps(*backend), nullptr);
   }
 
   // Why it is refused, which is the same with and without loading.
@@ -260,11 +260,12 @@ TEST(AssistantLoadTest, ProgressEndsAtTheTotal) {
   const AssistantCopy copy("e2b-like");
   const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
   size_t done = 0, total = 1;
-  ASSERT_TRUE(LoadAssistant(copy.dir(), copy.target, *backend, [&](size_t d, size_t t) {
-                EXPECT_GE(d, done);
-                done = d;
-                total = t;
-              }).ok());
+  ASSERT_TRUE(
+      LoadAssistant(copy.dir(), copy.target, kernels::CpuOps(*backend), [&](size_t d, size_t t) {
+        EXPECT_GE(d, done);
+        done = d;
+        total = t;
+      }).ok());
   EXPECT_EQ(done, total);
 }
 
@@ -286,7 +287,8 @@ TEST(AssistantLoadTest, ATargetInPlaceOfAnAssistantIsRefused) {
   const std::string directory = GoldenDir("e2b-like") + "/target";
   const ModelConfig target = *ReadModelConfig(directory);
   EXPECT_THAT(
-      std::string(LoadAssistant(directory, target, *backend, nullptr).status().message()),
+      std::string(
+          LoadAssistant(directory, target, kernels::CpuOps(*backend), nullptr).status().message()),
       AllOf(HasSubstr(directory), HasSubstr("model_type is \"gemma4\""), HasSubstr("drafter")));
 }
 
@@ -476,9 +478,9 @@ TEST(AssistantLoadTest, DummyWeightsDependOnTheSeedAlone) {
   const AssistantCopy copy("e4b-like");
   AssistantConfig config = *ReadAssistantConfig(copy.dir());
   ASSERT_TRUE(FitToTarget(copy.target, config).ok());
-  const AssistantModel a = *LoadDummyAssistant(config, 5, *one, nullptr);
-  const AssistantModel b = *LoadDummyAssistant(config, 5, *two, nullptr);
-  const AssistantModel c = *LoadDummyAssistant(config, 6, *two, nullptr);
+  const AssistantModel a = *LoadDummyAssistant(config, 5, kernels::CpuOps(*one), nullptr);
+  const AssistantModel b = *LoadDummyAssistant(config, 5, kernels::CpuOps(*two), nullptr);
+  const AssistantModel c = *LoadDummyAssistant(config, 6, kernels::CpuOps(*two), nullptr);
   const size_t bytes = AssistantWeightBytes(config);
   EXPECT_EQ(std::memcmp(a.memory.data(), b.memory.data(), bytes), 0);
   EXPECT_NE(std::memcmp(a.memory.data(), c.memory.data(), bytes), 0);

@@ -31,7 +31,7 @@ class TargetCopy : public CheckpointCopy {
 
   absl::StatusOr<Model> Load() const {
     const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
-    return LoadCheckpoint(dir(), {}, *backend, nullptr);
+    return LoadCheckpoint(dir(), {}, kernels::CpuOps(*backend), nullptr);
   }
 
   std::string Refusal() const {
@@ -54,7 +54,8 @@ TEST(CheckpointTest, EveryGoldenVariantLoads) {
 TEST(CheckpointTest, ProgressEndsAtTheTotal) {
   kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
   size_t done = 0, total = 1;
-  ASSERT_TRUE(LoadCheckpoint(tandem::testing::GoldenDir("26b-like") + "/target", {}, *backend,
+  ASSERT_TRUE(LoadCheckpoint(tandem::testing::GoldenDir("26b-like") + "/target", {},
+                             kernels::CpuOps(*backend),
                              [&](size_t d, size_t t) {
                                EXPECT_GE(d, done);
                                done = d;
@@ -188,7 +189,7 @@ TEST(CheckpointTest, AHeadSizeWithoutAKernelIsRefusedWhenTheModelIsLoaded) {
           "head_dim": 128, "layer_types": ["sliding_attention", "full_attention"],
           "hidden_size_per_layer_input": 0})",
       "", "config.json");
-  const absl::StatusOr<Model> model = LoadDummy(config, 1, *backend, nullptr);
+  const absl::StatusOr<Model> model = LoadDummy(config, 1, kernels::CpuOps(*backend), nullptr);
   ASSERT_TRUE(model.ok()) << model.status();
   std::array<kvcache::BlockStore*, kNumKvGroups> pointers = {};
   std::vector<kvcache::BlockStore> stores;
@@ -209,9 +210,9 @@ TEST(CheckpointTest, DummyWeightsDependOnTheSeedAlone) {
   kernels::CpuBackendPtr one = *kernels::MakeCpuBackend({.threads = 1});
   kernels::CpuBackendPtr two = *kernels::MakeCpuBackend({.threads = 2});
   const ModelConfig config = *ReadModelConfig(tandem::testing::GoldenDir("e2b-like") + "/target");
-  const Model a = *LoadDummy(config, 5, *one, nullptr);
-  const Model b = *LoadDummy(config, 5, *two, nullptr);
-  const Model c = *LoadDummy(config, 6, *two, nullptr);
+  const Model a = *LoadDummy(config, 5, kernels::CpuOps(*one), nullptr);
+  const Model b = *LoadDummy(config, 5, kernels::CpuOps(*two), nullptr);
+  const Model c = *LoadDummy(config, 6, kernels::CpuOps(*two), nullptr);
   const size_t bytes = WeightBytes(config);
   EXPECT_EQ(std::memcmp(a.memory.data(), b.memory.data(), bytes), 0);
   EXPECT_NE(std::memcmp(a.memory.data(), c.memory.data(), bytes), 0);

@@ -38,7 +38,7 @@ kernels::CpuBackendPtr MakeBackend(const RigConfig& config) {
 EngineRig::EngineRig(const std::string& model_dir, const RigConfig& config,
                      const engine::LoadOptions& options)
     : backend(MakeBackend(config)), config(config) {
-  model = Must(engine::LoadCheckpoint(model_dir, options, *backend, nullptr));
+  model = Must(engine::LoadCheckpoint(model_dir, options, kernels::CpuOps(*backend), nullptr));
   Start();
 }
 

@@ -26,7 +26,7 @@ const engine::SamplingParams kGreedy{.temperature = 0.0f};
 AssistantRig::AssistantRig(const std::string& variant, const RigConfig& config)
     : rig(GoldenDir(variant) + "/target", config),
       model(Must(engine::LoadAssistant(GoldenDir(variant) + "/assistant", rig.model.config,
-                                       *rig.backend, nullptr))),
+                                       kernels::CpuOps(*rig.backend), nullptr))),
       ops(kernels::CpuOps(*rig.backend)) {
   Create();
 }
@@ -51,7 +51,7 @@ engine::DraftSlot AssistantRig::Slot(const RigSequence& sequence, std::span<cons
   engine::DraftSlot slot;
   slot.token = token;
   slot.position = sequence.done;
-  slot.handoff = handoff;
+  slot.handoff = std::as_bytes(handoff);
   for (const auto group : {kSliding, kFull}) slot.block_table[group] = sequence.tables[group];
   slot.max_tokens = max_tokens;
   slot.next.params = &kGreedy;

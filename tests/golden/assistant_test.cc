@@ -316,7 +316,7 @@ TEST_P(AssistantSensitivityTest, AMistakeShowsInTheGoldenValues) {
 void ErfGeglu(void*, const kernels::LinearGegluArgs& args) {
   for (int t = 0; t < args.rows; ++t) {
     std::vector<float> products(args.w.out);
-    kernels::LinearReference({.x = args.x + t * args.x_stride,
+    kernels::LinearReference({.x = kernels::AsF32(args.x) + t * args.x_stride,
                               .x_stride = args.x_stride,
                               .w = args.w,
                               .y = products.data(),
@@ -327,7 +327,7 @@ void ErfGeglu(void*, const kernels::LinearGegluArgs& args) {
       const int gate =
           i / kernels::kTileOutputs * 2 * kernels::kTileOutputs + i % kernels::kTileOutputs;
       const double x = products[gate];
-      args.y[t * args.y_stride + i] = static_cast<float>(
+      kernels::AsF32(args.y)[t * args.y_stride + i] = static_cast<float>(
           0.5 * x * (1 + std::erf(x / std::sqrt(2.0))) * products[gate + kernels::kTileOutputs]);
     }
   }

@@ -320,7 +320,7 @@ TEST_P(DraftChainTest, AValueThatIsNotFiniteEndsItsOwnDraftAlone) {
   const kernels::Bf16 weight = std::exchange(*post, kernels::Bf16{0x7f80});
   const Proposal cut = draft();
   *post = weight;
-  EXPECT_EQ(cut.steps, 1);
+  EXPECT_EQ(cut.steps, 2);
   for (int i = 0; i < 4; ++i) {
     EXPECT_FALSE(cut.drafts[i].finite);
     EXPECT_EQ(cut.drafts[i].ids,

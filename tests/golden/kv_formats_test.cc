@@ -244,7 +244,7 @@ void LeaveTheQueryUnrotated(kernels::AttentionArgs& args, std::vector<float>& q)
 void LeaveTheOutputRotated(const kernels::AttentionArgs& args) {
   const float inverse_sqrt = 1.0f / std::sqrt(static_cast<float>(args.head_dim));
   for (int i = 0; i < Rows(args) * args.num_q_heads; ++i) {
-    float* at = args.out + static_cast<int64_t>(i) * args.head_dim;
+    float* at = kernels::AsF32(args.out) + static_cast<int64_t>(i) * args.head_dim;
     kernels::RotateReference(at, args.head_dim, at);
     for (int d = 0; d < args.head_dim; ++d) at[d] *= inverse_sqrt;
   }

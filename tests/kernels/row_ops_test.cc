@@ -150,18 +150,20 @@ TEST_P(RowOpsTest, NormsEqualTheReferenceAtAwkwardSizes) {
       EXPECT_LE(RelativeError(y, want), kFloatTolerance);
 
       std::vector<float> in_place = x;
-      norm.x = norm.y = in_place.data();
+      norm.x = in_place.data();
+      norm.y = in_place.data();
       ops_.rms_norm(ops_.backend, norm);
       EXPECT_EQ(in_place, y);
 
       std::vector<float> sum = h, want_sum = h;
+      const float scale = 0.37f;
       NormAddArgs add = {.a = x.data(),
                          .weight = weight.data(),
                          .h = want_sum.data(),
                          .rows = rows,
                          .dim = dim,
                          .eps = 1e-6f,
-                         .scale = 0.37f};
+                         .scale = &scale};
       NormAddReference(add);
       add.h = sum.data();
       ops_.norm_add(ops_.backend, add);
@@ -362,8 +364,9 @@ TEST_P(RowOpsTest, BitsOfARowDependOnTheRowAlone) {
         sum(h.begin() + begin * dim, h.begin() + (begin + count) * dim), gelu(count * dim),
         cap(x.begin() + begin * dim, x.begin() + (begin + count) * dim);
     const float* at = x.data() + begin * dim;
+    const float scale = 0.5f;
     ops.rms_norm(ops.backend, {at, weight.data(), y.data(), count, dim, 1e-6f});
-    ops.norm_add(ops.backend, {at, weight.data(), sum.data(), count, dim, 1e-6f, 0.5f});
+    ops.norm_add(ops.backend, {at, weight.data(), sum.data(), count, dim, 1e-6f, &scale});
     ops.gelu_mul(ops.backend, {at, dim, at, dim, gelu.data(), dim, count, dim});
     ops.softcap(ops.backend, {cap.data(), int64_t{count} * dim, 2.0f});
     std::vector<float> all = y;

@@ -23,11 +23,7 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
 uint64_t HashOf(const DraftSlot& slot) {
   uint64_t hash = Mix(1, slot.token);
   hash = Mix(hash, slot.position);
-  for (const float value : slot.handoff) {
-    uint32_t bits = 0;
-    std::memcpy(&bits, &value, sizeof(bits));
-    hash = Mix(hash, bits);
-  }
+  for (const std::byte value : slot.handoff) hash = Mix(hash, static_cast<uint64_t>(value));
   for (const auto ids : {slot.prompt, slot.output, slot.drawn}) {
     for (const int32_t id : ids) hash = Mix(hash, id);
   }

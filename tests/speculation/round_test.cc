@@ -31,8 +31,8 @@ std::vector<int32_t> RandomPrompt(const engine::ModelConfig& config, int size, u
   return ids;
 }
 
-bool SameBits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+bool SameBits(std::span<const std::byte> row, std::span<const float> b) {
+  return row.size() == b.size_bytes() && std::memcmp(row.data(), b.data(), row.size()) == 0;
 }
 
 bool SameText(const DraftedSequence& a, const DraftedSequence& b) {
@@ -43,7 +43,7 @@ bool SameText(const DraftedSequence& a, const DraftedSequence& b) {
 struct Seen {
   int32_t token = 0;
   int32_t position = 0;
-  std::vector<float> handoff;
+  std::vector<std::byte> handoff;
   std::vector<int32_t> known;  // prompt, output, drawn
   int64_t next_position = 0;
   std::vector<int32_t> next_drafted;

@@ -22,8 +22,8 @@ class KvQualityTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     backend_ = kernels::MakeCpuBackend({.threads = 2})->release();
-    absl::StatusOr<engine::Model> model =
-        engine::LoadCheckpoint(testing::GoldenDir("e4b-like") + "/target", {}, *backend_, nullptr);
+    absl::StatusOr<engine::Model> model = engine::LoadCheckpoint(
+        testing::GoldenDir("e4b-like") + "/target", {}, kernels::CpuOps(*backend_), nullptr);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = new engine::Model(*std::move(model));
   }

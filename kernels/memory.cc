@@ -1,4 +1,4 @@
-#include "kernels/huge_memory.h"
+#include "kernels/memory.h"
 
 #include <sys/mman.h>
 
@@ -9,14 +9,12 @@
 #include "absl/strings/str_format.h"
 
 namespace tandem::kernels {
-
 namespace {
-constexpr size_t kHugePage = size_t{2} << 20;
-}  // namespace
 
-absl::StatusOr<HugeMemory> HugeMemory::Allocate(size_t bytes) {
-  HugeMemory memory;
-  if (bytes == 0) return memory;
+constexpr size_t kHugePage = size_t{2} << 20;
+
+absl::StatusOr<Memory> AllocateHuge(void*, size_t bytes) {
+  if (bytes == 0) return Memory();
   const size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   // Map one huge page more than needed and give back what lies outside the aligned range.
   void* mapped = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE,
@@ -32,14 +30,15 @@ absl::StatusOr<HugeMemory> HugeMemory::Allocate(size_t bytes) {
   if (const size_t tail = begin + kHugePage - aligned; tail > 0) {
     munmap(reinterpret_cast<void*>(aligned + size), tail);
   }
-  memory.data_ = reinterpret_cast<std::byte*>(aligned);
-  memory.size_ = size;
-  madvise(memory.data_, size, MADV_HUGEPAGE);  // advice: a kernel without huge pages may refuse
-  return memory;
+  std::byte* const data = reinterpret_cast<std::byte*>(aligned);
+  madvise(data, size, MADV_HUGEPAGE);  // advice: a kernel without huge pages may refuse
+  return Memory(data, size, [](void*, std::byte* mapped_data, size_t mapped_size) {
+    munmap(mapped_data, mapped_size);
+  });
 }
 
-HugeMemory::~HugeMemory() {
-  if (data_ != nullptr) munmap(data_, size_);
-}
+}  // namespace
+
+MemorySource HostMemory() { return {.allocate = AllocateHuge}; }
 
 }  // namespace tandem::kernels
