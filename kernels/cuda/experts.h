@@ -1,8 +1,9 @@
 // The routed experts of a layer: only the experts that some row chose are read.
 //
 // Promise   A row's bits depend on the row, its experts and the shapes alone: not on other rows, on
-//           who shares its experts, or on how many rows there are. Both row classes take the same
-//           kernels. Both products are the sums of w_linear.h or w_linear_codes.h, bit for bit.
+//           who shares its experts, or on how many rows there are; and on the row's class, where
+//           weights are bf16. Both products have the bits of w_linear.h, of w_linear_codes.h or, of
+//           prompt rows, of p_linear.h.
 // Graphs    Grids follow from rows, shapes and counts; ids and weights are read from device memory.
 #pragma once
 
@@ -37,6 +38,7 @@ struct ExpertsArgs {
   int width = 0;  // of one expert
   int experts = 0;
   int top_k = 0;
+  bool prompt = false;  // the rows' class; with int8 or int4 weights both are one
 };
 
 // Whether kernels were built for these shapes: dim and width multiples of 8, experts and top_k as
@@ -44,7 +46,7 @@ struct ExpertsArgs {
 bool ExpertsSupports(int dim, int width, int experts, int top_k);
 
 // Rows that share a read of their experts; more take several passes.
-constexpr int kExpertsPassRows = 1024;
+constexpr int kExpertsPassRows = 2048;
 
 // Bytes of device memory between the products, enough for up to `rows` rows: for each pair of a row
 // and an expert 2*width + 4*dim + 4, and a list of tiles. Grows until kExpertsPassRows.

@@ -12,6 +12,7 @@
 #include "kernels/reference/row_ops_ref.h"
 #include "tests/emu/bf16_rows.h"
 #include "tests/emu/device_vector.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
@@ -44,18 +45,18 @@ struct Choice {
 };
 
 // With a guard behind both arrays.
-Choice Chosen(const Problem& p, emu::Stream* stream) {
+Choice Chosen(const Problem& p, KernelStream* stream) {
   const size_t pairs = static_cast<size_t>(p.rows) * p.top_k;
   DeviceVector<int32_t> ids(pairs + 1, -77);
   DeviceVector<float> weights(pairs + 1, -77.0f);
-  cuda_emu::Route({.logits = p.logits.data(),
-                   .rows = p.rows,
-                   .experts = p.experts,
-                   .top_k = p.top_k,
-                   .expert_scale = p.scale.data(),
-                   .ids = ids.data(),
-                   .weights = weights.data()},
-                  stream);
+  K_WORLD::Route({.logits = p.logits.data(),
+                  .rows = p.rows,
+                  .experts = p.experts,
+                  .top_k = p.top_k,
+                  .expert_scale = p.scale.data(),
+                  .ids = ids.data(),
+                  .weights = weights.data()},
+                 stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   EXPECT_EQ(ids.back(), -77);
   EXPECT_EQ(weights.back(), -77.0f);
@@ -93,11 +94,11 @@ TEST_P(RouteTest, EqualsTheReferenceWithTheSameBitsInEverySchedule) {
   const Problem p = ProblemOf(experts, top_k, logits);
   const Choice want = Reference(p);
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
+    KernelStream stream(schedule, /*os_threads=*/2);
     const Choice got = Chosen(p, &stream);
     EXPECT_EQ(got.ids, want.ids);
     EXPECT_LE(RelativeError(got.weights, want.weights), kFloatTolerance);
-    emu::Stream forward;
+    KernelStream forward;
     EXPECT_TRUE(SameBits(got.weights, Chosen(p, &forward).weights));
   }
 }
@@ -121,7 +122,7 @@ TEST(RouteRulesTest, EqualLogitsGoToTheLowerExpertAndAreSharedEvenly) {
                          7, 7, 7, 7, 7,  //
                          -kInfinity, 0, -kInfinity, -kInfinity, -1});
   p.scale = {1, 2, 4, 8, 16};
-  emu::Stream stream;
+  KernelStream stream;
   const Choice got = Chosen(p, &stream);
   EXPECT_THAT(got.ids, ElementsAre(1, 2, 0, 1, 1, 4));
   EXPECT_THAT(std::vector<float>(got.weights.begin(), got.weights.begin() + 4),
@@ -138,7 +139,7 @@ TEST(RouteRulesTest, LogitsThatAreNotNumbersChooseExpertsThatExist) {
   logits[2 * experts + 7] = kInfinity;
   const Problem p = ProblemOf(experts, top_k, logits);
   // When they are routed.
-  emu::Stream stream;
+  KernelStream stream;
   const Choice got = Chosen(p, &stream);
   // Then the reference's experts are chosen, and what is not a number shows in its own row.
   EXPECT_EQ(got.ids, Reference(p).ids);
@@ -152,7 +153,7 @@ TEST(RouteRulesTest, LogitsThatAreNotNumbersChooseExpertsThatExist) {
 TEST(RouteRulesTest, ARowsBitsDoNotDependOnItsNeighbours) {
   const int rows = 4, experts = 40, top_k = 6;
   const std::vector<float> logits = RandomFloats(rows * experts, 1);
-  emu::Stream stream;
+  KernelStream stream;
   const Choice together = Chosen(ProblemOf(experts, top_k, logits), &stream);
   for (int t = 0; t < rows; ++t) {
     const Choice alone =
@@ -165,8 +166,9 @@ TEST(RouteRulesTest, ARowsBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST(RouteRulesTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) GTEST_SKIP() << "a device does not count its traffic";
   const int rows = 5, experts = 130, top_k = 7;
-  emu::Stream stream;
+  KernelStream stream;
   Chosen(ProblemOf(experts, top_k, RandomFloats(rows * experts, 1)), &stream);
   const emu::TrafficBytes traffic = stream.TakeTraffic();
   EXPECT_EQ(traffic.read, 4u * rows * experts + 4u * rows * top_k);
@@ -174,18 +176,18 @@ TEST(RouteRulesTest, MovesTheBytesOfItsFormula) {
 }
 
 TEST(RouteRulesTest, CountsWithoutAKernelAreTold) {
-  EXPECT_TRUE(cuda_emu::RouteSupports(128, 8));
-  EXPECT_TRUE(cuda_emu::RouteSupports(1024, 32));
-  EXPECT_TRUE(cuda_emu::RouteSupports(1, 1));
-  EXPECT_FALSE(cuda_emu::RouteSupports(8, 0));
-  EXPECT_FALSE(cuda_emu::RouteSupports(8, 9));
-  EXPECT_FALSE(cuda_emu::RouteSupports(1024, 33));
-  EXPECT_FALSE(cuda_emu::RouteSupports(1025, 8));
+  EXPECT_TRUE(K_WORLD::RouteSupports(128, 8));
+  EXPECT_TRUE(K_WORLD::RouteSupports(1024, 32));
+  EXPECT_TRUE(K_WORLD::RouteSupports(1, 1));
+  EXPECT_FALSE(K_WORLD::RouteSupports(8, 0));
+  EXPECT_FALSE(K_WORLD::RouteSupports(8, 9));
+  EXPECT_FALSE(K_WORLD::RouteSupports(1024, 33));
+  EXPECT_FALSE(K_WORLD::RouteSupports(1025, 8));
 }
 
 TEST(RouteRulesTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::Route({.experts = 8, .top_k = 2}, &stream);
+  KernelStream stream;
+  K_WORLD::Route({.experts = 8, .top_k = 2}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 
