@@ -1,7 +1,9 @@
 # The kernel tests for a device: sources of emu_test, compiled by nvcc into kernel_test, which
 # needs a driver and no compiler (tools/gpu_check).
 set(device_tests
+  dequant_weights_test.cc
   device_test.cc
+  p_linear_test.cc
   samples_test.cc
   wrappers_test.cc)
 

@@ -228,7 +228,6 @@ TEST(PLinearInvarianceTest, ARowsBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST(PLinearTrafficTest, MovesTheBytesOfItsFormula) {
-  if (!kCountsTraffic) GTEST_SKIP() << "a device does not count";
   for (const PLinearTile tile : K_WORLD::kPLinearTiles) {
     for (const auto& [rows, in, out] : {Case{1, 264, 64}, Case{40, 96, 40}, Case{130, 64, 17}}) {
       const Problem p = RandomProblem(rows, in, out);
@@ -237,8 +236,10 @@ TEST(PLinearTrafficTest, MovesTheBytesOfItsFormula) {
       const uint64_t row_blocks = (rows + tile.rows - 1) / tile.rows;
       const uint64_t output_blocks = (out + tile.outputs - 1) / tile.outputs;
       const emu::TrafficBytes traffic = stream.TakeTraffic();
-      EXPECT_EQ(traffic.read, 2u * in * (out * row_blocks + rows * output_blocks));
-      EXPECT_EQ(traffic.written, 4u * rows * out);
+      if (kCountsTraffic) {
+        EXPECT_EQ(traffic.read, 2u * in * (out * row_blocks + rows * output_blocks));
+        EXPECT_EQ(traffic.written, 4u * rows * out);
+      }
     }
   }
 }
