@@ -119,12 +119,10 @@ K_DEVICE void EndLevel(CutLevel at, CutScale scale, const PickRequest& request, 
     target =
         at.top_p ? MassOfShare(request.top_p, sums.total) : static_cast<uint64_t>(request.top_k);
     above = 0;
-    // Fewer ids than k: all are left.
-    if (sums.total < target) return;
   }
+  // One thread has the bin; none where top-k asks for more ids than there are, all of which stay.
   uint64_t reached = above + sums.before;
   if (!(reached < target && target <= reached + sum)) return;
-  // This thread alone has the bin.
   K_UNROLL
   for (int i = 0; i < kBinsPerThread; ++i) {
     if (reached < target && target <= reached + weights[i]) {

@@ -69,12 +69,10 @@ K_DEVICE uint64_t MassOf(float value, float max, float temperature) {
   return static_cast<uint64_t>(mul_rn(e, f32_of_bits(exponent << 23)));
 }
 
-// The least mass that is a share p of `total`, p < 1; never nothing.
+// The mass that is a share p of `total`, p < 1; never nothing.
 K_DEVICE uint64_t MassOfShare(float p, uint64_t total) {
-  const double share = p > 0.0f ? double{p} * static_cast<double>(total) : 0.0;
-  uint64_t mass = static_cast<uint64_t>(share);
-  if (static_cast<double>(mass) < share) ++mass;
-  return mass > 0 ? mass : 1;
+  const double share = double{p} * static_cast<double>(total);
+  return share > 1.0 ? static_cast<uint64_t>(share) : 1;
 }
 
 // The value that weighs min_p of the largest one, min_p > 0.

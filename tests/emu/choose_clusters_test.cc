@@ -12,6 +12,7 @@
 
 #include "engine/draft_choice.h"
 #include "tests/emu/device_vector.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
@@ -28,17 +29,17 @@ struct Chosen {
 
 // scores [rows, stride]
 Chosen Choose(const DeviceVector<float>& scores, int64_t stride, int clusters, int chosen,
-              emu::Stream* stream) {
+              KernelStream* stream) {
   const int rows = static_cast<int>(scores.size() / stride);
   Chosen result = {DeviceVector<int32_t>(rows * chosen, -7), DeviceVector<int32_t>(rows, -7)};
-  cuda_emu::ChooseClusters({.scores = scores.data(),
-                            .stride = stride,
-                            .rows = rows,
-                            .clusters = clusters,
-                            .chosen = chosen,
-                            .ids = result.ids.data(),
-                            .finite = result.finite.data()},
-                           stream);
+  K_WORLD::ChooseClusters({.scores = scores.data(),
+                           .stride = stride,
+                           .rows = rows,
+                           .clusters = clusters,
+                           .chosen = chosen,
+                           .ids = result.ids.data(),
+                           .finite = result.finite.data()},
+                          stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return result;
 }
@@ -81,7 +82,7 @@ TEST_P(ChooseClustersTest, ChoosesWhatTheHostChoosesInEverySchedule) {
   }
   const Chosen want = ChooseOnHost(scores, stride, clusters, chosen);
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
+    KernelStream stream(schedule, /*os_threads=*/2);
     EXPECT_EQ(Choose(scores, stride, clusters, chosen, &stream), want);
   }
 }
@@ -98,7 +99,7 @@ TEST(ChooseClustersRowTest, EqualScoresGoToTheLowerClusterAndIdsRise) {
   DeviceVector<float> scores(2048, -3.0f);
   for (const int c : {2047, 1500, 64, 63}) scores[c] = 1.0f;
   scores[1000] = 2.0f;
-  emu::Stream stream;
+  KernelStream stream;
   const Chosen chosen = Choose(scores, 2048, 2048, 4, &stream);
   EXPECT_THAT(chosen.ids, ElementsAre(63, 64, 1000, 1500));
   EXPECT_THAT(chosen.finite, ElementsAre(1));
@@ -108,15 +109,16 @@ TEST(ChooseClustersRowTest, ABrokenRowGetsTheFirstClustersAndHarmsNoOther) {
   DeviceVector<float> scores(3 * 100, 0.0f);
   for (const int row : {0, 1, 2}) scores[row * 100 + 50 + row] = 1.0f;
   scores[100] = NAN;
-  emu::Stream stream;
+  KernelStream stream;
   const Chosen chosen = Choose(scores, 100, 100, 2, &stream);
   EXPECT_THAT(chosen.ids, ElementsAre(0, 50, 0, 1, 0, 52));
   EXPECT_THAT(chosen.finite, ElementsAre(1, 0, 1));
 }
 
 TEST(ChooseClustersRowTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) return;
   const DeviceVector<float> scores(2 * 2048);
-  emu::Stream stream;
+  KernelStream stream;
   Choose(scores, 2048, 2048, 32, &stream);
   const emu::TrafficBytes traffic = stream.TakeTraffic();
   EXPECT_EQ(traffic.read, 2u * 4 * 2048);
@@ -124,13 +126,13 @@ TEST(ChooseClustersRowTest, MovesTheBytesOfItsFormula) {
 }
 
 TEST(ChooseClustersRowTest, HeadsWithoutAKernelAreToldAndNoRowsAreNoWork) {
-  EXPECT_TRUE(cuda_emu::ChooseClustersSupports(2048, 32));
-  EXPECT_TRUE(cuda_emu::ChooseClustersSupports(4096, 4096));
-  EXPECT_FALSE(cuda_emu::ChooseClustersSupports(4097, 32));
-  EXPECT_FALSE(cuda_emu::ChooseClustersSupports(16, 17));
-  EXPECT_FALSE(cuda_emu::ChooseClustersSupports(16, 0));
-  emu::Stream stream;
-  cuda_emu::ChooseClusters({.clusters = 16, .chosen = 4}, &stream);
+  EXPECT_TRUE(K_WORLD::ChooseClustersSupports(2048, 32));
+  EXPECT_TRUE(K_WORLD::ChooseClustersSupports(4096, 4096));
+  EXPECT_FALSE(K_WORLD::ChooseClustersSupports(4097, 32));
+  EXPECT_FALSE(K_WORLD::ChooseClustersSupports(16, 17));
+  EXPECT_FALSE(K_WORLD::ChooseClustersSupports(16, 0));
+  KernelStream stream;
+  K_WORLD::ChooseClusters({.clusters = 16, .chosen = 4}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 

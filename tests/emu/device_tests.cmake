@@ -1,19 +1,23 @@
 # The kernel tests for a device: sources of emu_test, compiled by nvcc into kernel_test, which
 # needs a driver and no compiler (tools/gpu_check).
 set(device_tests
+  choose_clusters_test.cc
   dequant_weights_test.cc
   device_test.cc
   p_linear_test.cc
+  pick_among_test.cc
+  pick_test.cc
   samples_test.cc
+  verify_test.cc
   wrappers_test.cc)
 
 tandem_cuda_library(kernel_test_sources ${device_tests})
 tandem_cuda_objects(main device_main.cu)
-add_executable(kernel_test managed_heap.cc ${main})
+add_executable(kernel_test managed_heap.cc ${host_sampler} ${main})
 set_target_properties(kernel_test PROPERTIES
   RUNTIME_OUTPUT_DIRECTORY "${TANDEM_GPU_CHECK_DIR}")
 target_link_libraries(kernel_test PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,kernel_test_sources>"
-  tandem_emu_test_device tandem_cuda tandem_kernels GTest::gmock)
+  tandem_emu_test_device tandem_cuda tandem_kernels absl::flat_hash_map GTest::gmock)
 target_include_directories(kernel_test PRIVATE "${PROJECT_SOURCE_DIR}")
 # What compute-sanitizer runs.
 file(WRITE "${TANDEM_GPU_CHECK_DIR}/kernel_test.small" "${tandem_small_tests}\n")

@@ -9,12 +9,13 @@
 #include <random>
 #include <vector>
 
+#include "engine/philox.h"
 #include "engine/sampling.h"
 #include "kernels/cuda/pick.h"
 
 namespace tandem::kernels {
 
-using cuda_emu::PickRequest;
+using K_WORLD::PickRequest;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -90,6 +91,23 @@ inline SortedCuts CutBySorting(std::vector<Token> tokens, const PickRequest& r) 
   std::erase_if(tokens, [&](const Token& t) { return weight(t) < r.min_p; });
   cuts.kept = tokens;
   return cuts;
+}
+
+// Whether no cut is within rounding of another one, nor the second best score of the best.
+inline bool IsClear(const SortedCuts& cuts, const PickRequest& r) {
+  if (!(r.temperature > 0.0f)) return true;
+  double best = -kInf, second = -kInf;
+  for (const Token& t : cuts.kept) {
+    const auto words =
+        engine::Philox4x32({static_cast<uint32_t>(r.position), static_cast<uint32_t>(t.id / 4), 0,
+                            static_cast<uint32_t>(r.choice)},
+                           {static_cast<uint32_t>(r.seed), static_cast<uint32_t>(r.seed >> 32)});
+    const double v = (words[t.id % 4] + 0.5) / 0x1p32;
+    const double score = double{t.value} / r.temperature - std::log(-std::log1p(-v));
+    second = std::max(second, std::min(best, score));
+    best = std::max(best, score);
+  }
+  return cuts.margin > 1e-6 && best - second > 1e-4;
 }
 
 }  // namespace tandem::kernels
