@@ -204,7 +204,9 @@ TEST(WrappersTest, AsyncCopiesArriveAtTheirWaitAndFillWithZeros) {
   K_WORLD::AsyncCopies(x.data(), y.data(), stream.get());
   ASSERT_EQ(stream.TakeError(), "");
   for (uint32_t i = 0; i < 96; ++i) EXPECT_EQ(y[i], i < 64 ? 1000 + i : 0) << i;
-  if (kCountsTraffic) EXPECT_EQ(stream.TakeTraffic().read, 256u);
+  if (kCountsTraffic) {
+    EXPECT_EQ(stream.TakeTraffic().read, 256u);
+  }
 }
 
 TEST(WrappersTest, AtomicsCountAcrossBlocksOnSeveralOsThreads) {
