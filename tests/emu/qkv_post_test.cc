@@ -1,4 +1,4 @@
-// What the CUDA kernel makes of q, k and v, under emulation: values against the reference, bytes
+// What the CUDA kernel makes of q, k and v: values against the reference, bytes
 // against the same f32 operations in plain loops.
 #include "kernels/cuda/qkv_post.h"
 
@@ -14,6 +14,7 @@
 #include "kernels/reference/kv_row_ref.h"
 #include "kernels/reference/qkv_post_ref.h"
 #include "tests/emu/device_vector.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/kv_pools.h"
 #include "tests/emu/schedules.h"
 #include "tests/kernels/kv_rows.h"
@@ -53,7 +54,7 @@ struct QkvCase {
   }
 
   // On a copy of qkv, whose q heads are replaced.
-  cuda_emu::QkvPostArgs Args(const KvView& view, DeviceVector<float>* copy) const {
+  K_WORLD::QkvPostArgs Args(const KvView& view, DeviceVector<float>* copy) const {
     return {.qkv = copy->data(),
             .stride = stride,
             .rows = rows,
@@ -213,18 +214,18 @@ TEST(QkvPostKernelTest, EveryPairOfFormatsStoresTheReferencesBytesInEverySchedul
         for (const emu::Schedule& schedule : AllSchedules()) {
           PagedKv kv(shape, test.blocks());
           DeviceVector<float> qkv = test.qkv;
-          cuda_emu::KvRowCounts counts;
+          DeviceVector<K_WORLD::KvRowCounts> counts(1);
           DeviceVector<int32_t> nonfinite(test.rows);
-          cuda_emu::QkvPostArgs args = test.Args(kv.view(), &qkv);
+          K_WORLD::QkvPostArgs args = test.Args(kv.view(), &qkv);
           args.nonfinite = nonfinite.data();
-          args.counts = &counts;
-          emu::Stream stream(schedule, /*os_threads=*/2);
-          cuda_emu::QkvPost(args, &stream);
+          args.counts = counts.data();
+          KernelStream stream(schedule, /*os_threads=*/2);
+          K_WORLD::QkvPost(args, stream.get());
           ASSERT_EQ(stream.TakeError(), "");
           EXPECT_TRUE(SamePools(kv, want));
           EXPECT_EQ(test.QOf(qkv), want_q);
           EXPECT_EQ(nonfinite, DeviceVector<int32_t>(test.rows));
-          for (const uint64_t* count : {counts.nonfinite, counts.clamped, counts.zero}) {
+          for (const uint64_t* count : {counts[0].nonfinite, counts[0].clamped, counts[0].zero}) {
             EXPECT_EQ(count[0] + count[1], 0u);
           }
         }
@@ -240,8 +241,8 @@ TEST(QkvPostKernelTest, ALayerThatSharesKvRotatesQAsItsDonorAsks) {
       const QkvCase test(shape, 2, 3, /*num_kv_heads=*/0, true, 64);
       PagedKv donor(shape, 1), untouched(shape, 1);
       DeviceVector<float> qkv = test.qkv;
-      emu::Stream stream;
-      cuda_emu::QkvPost(test.Args(donor.view(), &qkv), &stream);
+      KernelStream stream;
+      K_WORLD::QkvPost(test.Args(donor.view(), &qkv), stream.get());
       ASSERT_EQ(stream.TakeError(), "");
       EXPECT_EQ(test.QOf(qkv), test.WantQ()) << NameOf(format) << " " << dim;
       EXPECT_TRUE(SamePools(donor, untouched));
@@ -255,8 +256,8 @@ TEST(QkvPostKernelTest, QTakesTheFirstHalfOfItsHeadAndTheRestStays) {
   PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
   test.WantRows(&want);
   DeviceVector<float> qkv = test.qkv;
-  emu::Stream stream;
-  cuda_emu::QkvPost(test.Args(kv.view(), &qkv), &stream);
+  KernelStream stream;
+  K_WORLD::QkvPost(test.Args(kv.view(), &qkv), stream.get());
   ASSERT_EQ(stream.TakeError(), "");
   EXPECT_TRUE(SamePools(kv, want));
   EXPECT_EQ(test.QOf(qkv), test.WantQ());
@@ -278,8 +279,8 @@ TEST(QkvPostKernelTest, ARowWithoutACellStoresNothingAndStillHasItsQ) {
   PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
   test.WantRows(&want);
   DeviceVector<float> qkv = test.qkv;
-  emu::Stream stream;
-  cuda_emu::QkvPost(test.Args(kv.view(), &qkv), &stream);
+  KernelStream stream;
+  K_WORLD::QkvPost(test.Args(kv.view(), &qkv), stream.get());
   ASSERT_EQ(stream.TakeError(), "");
   EXPECT_TRUE(SamePools(kv, want));
   EXPECT_EQ(test.QOf(qkv), test.WantQ());
@@ -291,16 +292,16 @@ TEST(QkvPostKernelTest, ARowsBitsDoNotDependOnItsNeighbours) {
   const QkvCase test(shape, 5, 2, 1, false, 64);
   PagedKv together(shape, test.blocks()), alone(shape, test.blocks());
   DeviceVector<float> qkv = test.qkv, one_by_one = test.qkv;
-  emu::Stream stream;
-  cuda_emu::QkvPost(test.Args(together.view(), &qkv), &stream);
+  KernelStream stream;
+  K_WORLD::QkvPost(test.Args(together.view(), &qkv), stream.get());
   for (int t = test.rows - 1; t >= 0; --t) {
-    cuda_emu::QkvPostArgs args = test.Args(alone.view(), &one_by_one);
+    K_WORLD::QkvPostArgs args = test.Args(alone.view(), &one_by_one);
     args.rows = 1;
     args.qkv += int64_t{t} * test.stride;
     args.cos += t * test.live;
     args.sin += t * test.live;
     args.cells += t;
-    cuda_emu::QkvPost(args, &stream);
+    K_WORLD::QkvPost(args, stream.get());
   }
   ASSERT_EQ(stream.TakeError(), "");
   EXPECT_EQ(test.QOf(one_by_one), test.QOf(qkv));
@@ -319,18 +320,18 @@ TEST(QkvPostKernelTest, ARowThatIsNotFiniteIsMarkedAndItsNeighboursAreNot) {
     PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
     test.WantRows(&want);
     DeviceVector<float> qkv = test.qkv;
-    cuda_emu::KvRowCounts counts;
+    DeviceVector<K_WORLD::KvRowCounts> counts(1);
     DeviceVector<int32_t> nonfinite(test.rows);
-    cuda_emu::QkvPostArgs args = test.Args(kv.view(), &qkv);
+    K_WORLD::QkvPostArgs args = test.Args(kv.view(), &qkv);
     args.nonfinite = nonfinite.data();
-    args.counts = &counts;
-    emu::Stream stream;
-    cuda_emu::QkvPost(args, &stream);
+    args.counts = counts.data();
+    KernelStream stream;
+    K_WORLD::QkvPost(args, stream.get());
     ASSERT_EQ(stream.TakeError(), "");
     EXPECT_TRUE(SamePools(kv, want));
     EXPECT_EQ(nonfinite, (DeviceVector<int32_t>{0, 1, 2}));
-    EXPECT_EQ(counts.nonfinite[0], 1u);
-    EXPECT_EQ(counts.nonfinite[1], 2u);
+    EXPECT_EQ(counts[0].nonfinite[0], 1u);
+    EXPECT_EQ(counts[0].nonfinite[1], 2u);
   }
 }
 
@@ -341,15 +342,15 @@ TEST(QkvPostKernelTest, AZeroProjectionIsStoredAsZeroRowsAndCounted) {
   PagedKv kv(shape, test.blocks()), want(shape, test.blocks());
   test.WantRows(&want);
   DeviceVector<float> qkv = test.qkv;
-  cuda_emu::KvRowCounts counts;
-  cuda_emu::QkvPostArgs args = test.Args(kv.view(), &qkv);
-  args.counts = &counts;
-  emu::Stream stream;
-  cuda_emu::QkvPost(args, &stream);
+  DeviceVector<K_WORLD::KvRowCounts> counts(1);
+  K_WORLD::QkvPostArgs args = test.Args(kv.view(), &qkv);
+  args.counts = counts.data();
+  KernelStream stream;
+  K_WORLD::QkvPost(args, stream.get());
   ASSERT_EQ(stream.TakeError(), "");
   EXPECT_TRUE(SamePools(kv, want));
-  EXPECT_EQ(counts.zero[0], 2u);
-  EXPECT_EQ(counts.zero[1], 2u);
+  EXPECT_EQ(counts[0].zero[0], 2u);
+  EXPECT_EQ(counts[0].zero[1], 2u);
 }
 
 TEST(QkvPostKernelTest, MovesTheBytesOfItsFormula) {
@@ -363,9 +364,11 @@ TEST(QkvPostKernelTest, MovesTheBytesOfItsFormula) {
       const QkvCase test(shape, rows, q_heads, kv_heads, has_v, live);
       PagedKv kv(shape, test.blocks());
       DeviceVector<float> qkv = test.qkv;
-      emu::Stream stream;
-      cuda_emu::QkvPost(test.Args(kv.view(), &qkv), &stream);
+      KernelStream stream;
+      K_WORLD::QkvPost(test.Args(kv.view(), &qkv), stream.get());
+      ASSERT_EQ(stream.TakeError(), "");
       const emu::TrafficBytes traffic = stream.TakeTraffic();
+      if (!kCountsTraffic) continue;
       EXPECT_EQ(traffic.read,
                 rows * ((q_heads + 2 * kv_heads) * 4u * dim +
                         (q_heads + kv_heads) * (4u * dim + 16 * live) + 2 * kv_heads * 32 * 4));
@@ -378,22 +381,22 @@ TEST(QkvPostKernelTest, MovesTheBytesOfItsFormula) {
 TEST(QkvPostShapesTest, LayersWithoutAKernelAreTold) {
   for (const KvFormat k_format : kDeviceFormats) {
     for (const KvFormat v_format : kDeviceFormats) {
-      EXPECT_TRUE(cuda_emu::QkvPostSupports(256, 128, k_format, v_format));
-      EXPECT_TRUE(cuda_emu::QkvPostSupports(512, 64, k_format, v_format));
+      EXPECT_TRUE(K_WORLD::QkvPostSupports(256, 128, k_format, v_format));
+      EXPECT_TRUE(K_WORLD::QkvPostSupports(512, 64, k_format, v_format));
     }
   }
   const KvFormat q8 = KvFormat::kQ8;
-  EXPECT_FALSE(cuda_emu::QkvPostSupports(128, 64, q8, q8));
-  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 24, q8, q8));
-  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 144, q8, q8));
-  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, -16, q8, q8));
-  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 128, KvFormat::kF32, q8));
-  EXPECT_FALSE(cuda_emu::QkvPostSupports(256, 128, q8, KvFormat::kF32));
+  EXPECT_FALSE(K_WORLD::QkvPostSupports(128, 64, q8, q8));
+  EXPECT_FALSE(K_WORLD::QkvPostSupports(256, 24, q8, q8));
+  EXPECT_FALSE(K_WORLD::QkvPostSupports(256, 144, q8, q8));
+  EXPECT_FALSE(K_WORLD::QkvPostSupports(256, -16, q8, q8));
+  EXPECT_FALSE(K_WORLD::QkvPostSupports(256, 128, KvFormat::kF32, q8));
+  EXPECT_FALSE(K_WORLD::QkvPostSupports(256, 128, q8, KvFormat::kF32));
 }
 
 TEST(QkvPostShapesTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::QkvPost({.num_q_heads = 2, .head_dim = 256}, &stream);
+  KernelStream stream;
+  K_WORLD::QkvPost({.num_q_heads = 2, .head_dim = 256}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 
