@@ -4,9 +4,15 @@ set(device_tests
   choose_clusters_test.cc
   dequant_weights_test.cc
   device_test.cc
+  kv_blocks_test.cc
+  move_rows_test.cc
+  norms_test.cc
   p_linear_test.cc
   pick_among_test.cc
   pick_test.cc
+  qkv_post_test.cc
+  rope_table_test.cc
+  row_ops_test.cc
   samples_test.cc
   verify_test.cc
   wrappers_test.cc)
