@@ -4,6 +4,7 @@ set(device_tests
   choose_clusters_test.cc
   dequant_weights_test.cc
   device_test.cc
+  kv_encode_test.cc
   kv_blocks_test.cc
   move_rows_test.cc
   norms_test.cc

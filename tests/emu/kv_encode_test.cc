@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/reference/kv_row_ref.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/kv_pools.h"
 #include "tests/emu/schedules.h"
 #include "tests/kernels/kv_rows.h"
@@ -45,17 +46,17 @@ struct RowsCase {
     return store_v ? VRowAt(view, t / 32, 0, t % 32, dim) : KRowAt(view, t / 32, 0, t % 32, dim);
   }
 
-  void Run(emu::Stream* stream) {
-    cuda_emu::EncodeKvRows({.x = x.data(),
-                            .rows = count,
-                            .num_heads = 1,
-                            .head_dim = dim,
-                            .kv = kv.view(),
-                            .store_v = store_v,
-                            .cells = cells.data(),
-                            .nonfinite = nonfinite.data(),
-                            .counts = &counts},
-                           stream);
+  void Run(KernelStream* stream) {
+    K_WORLD::EncodeKvRows({.x = x.data(),
+                           .rows = count,
+                           .num_heads = 1,
+                           .head_dim = dim,
+                           .kv = kv.view(),
+                           .store_v = store_v,
+                           .cells = cells.data(),
+                           .nonfinite = nonfinite.data(),
+                           .counts = counts.data()},
+                          stream->get());
     ASSERT_EQ(stream->TakeError(), "");
   }
 
@@ -64,10 +65,11 @@ struct RowsCase {
     EXPECT_TRUE(SamePools(kv, want));
     EXPECT_EQ(nonfinite, want_nonfinite);
     const int side = store_v ? 1 : 0;
-    EXPECT_EQ(counts.zero[side], want_statuses[static_cast<int>(KvRowStatus::kZero)]);
-    EXPECT_EQ(counts.clamped[side], want_statuses[static_cast<int>(KvRowStatus::kClamped)]);
-    EXPECT_EQ(counts.nonfinite[side], want_statuses[static_cast<int>(KvRowStatus::kNonfinite)]);
-    EXPECT_EQ(counts.zero[1 - side] + counts.clamped[1 - side] + counts.nonfinite[1 - side], 0u);
+    EXPECT_EQ(counts[0].zero[side], want_statuses[static_cast<int>(KvRowStatus::kZero)]);
+    EXPECT_EQ(counts[0].clamped[side], want_statuses[static_cast<int>(KvRowStatus::kClamped)]);
+    EXPECT_EQ(counts[0].nonfinite[side], want_statuses[static_cast<int>(KvRowStatus::kNonfinite)]);
+    EXPECT_EQ(
+        counts[0].zero[1 - side] + counts[0].clamped[1 - side] + counts[0].nonfinite[1 - side], 0u);
   }
 
   int dim, count;
@@ -77,7 +79,7 @@ struct RowsCase {
   std::vector<float> x;
   std::vector<int32_t> cells;
   std::vector<int32_t> nonfinite, want_nonfinite;
-  cuda_emu::KvRowCounts counts;
+  std::vector<K_WORLD::KvRowCounts> counts = std::vector<K_WORLD::KvRowCounts>(1);
   uint64_t want_statuses[4] = {};
 };
 
@@ -113,7 +115,7 @@ TEST_P(EncodeKvRowsTest, ScalesAndBytesEqualThePublishedVectors) {
     for (int f = 0; f < 4; ++f) {
       SCOPED_TRACE(NameOf(kScaledFormats[f]));
       RowsCase test(dim, kScaledFormats[f], {golden.x}, /*store_v=*/false);
-      emu::Stream stream;
+      KernelStream stream;
       test.Run(&stream);
       const KvRow row = test.RowIn(test.kv.view(), 0);
       EXPECT_EQ(row.scale->bits, golden.scale[f]);
@@ -136,7 +138,7 @@ TEST_P(EncodeKvRowsTest, RandomRowsHaveTheReferencesBytes) {
       std::vector<std::vector<float>> rows;
       for (int i = 0; i < 2500; ++i) rows.push_back(source.Next(dim));
       RowsCase test(dim, format, rows, store_v);
-      emu::Stream stream({emu::Order::kForward}, /*os_threads=*/2);
+      KernelStream stream({emu::Order::kForward}, /*os_threads=*/2);
       test.Run(&stream);
       test.ExpectReference();
       for (int i = 0; i < 4; ++i) statuses[i] += test.want_statuses[i];
@@ -155,7 +157,7 @@ TEST_P(EncodeKvRowsTest, EveryScheduleStoresTheReferencesBytes) {
     for (const emu::Schedule& schedule : AllSchedules()) {
       SCOPED_TRACE(NameOf(format));
       RowsCase test(dim, format, rows, /*store_v=*/true);
-      emu::Stream stream(schedule, /*os_threads=*/2);
+      KernelStream stream(schedule, /*os_threads=*/2);
       test.Run(&stream);
       test.ExpectReference();
     }
@@ -179,7 +181,7 @@ TEST_P(EncodeKvRowsTest, CoordinatesAtAThresholdAndMinusZeroFallOnTheReferencesS
       }
     }
     RowsCase test(dim, format, rows, /*store_v=*/false);
-    emu::Stream stream({emu::Order::kForward}, /*os_threads=*/2);
+    KernelStream stream({emu::Order::kForward}, /*os_threads=*/2);
     test.Run(&stream);
     test.ExpectReference();
   }
@@ -200,7 +202,7 @@ TEST_P(EncodeKvRowsTest, NaNOrInfinityAnywhereMakesARowOfZerosAndIsTold) {
   for (const KvFormat format : kScaledFormats) {
     SCOPED_TRACE(NameOf(format));
     RowsCase test(dim, format, rows, /*store_v=*/format == KvFormat::kTurbo3);
-    emu::Stream stream({emu::Order::kForward}, /*os_threads=*/2);
+    KernelStream stream({emu::Order::kForward}, /*os_threads=*/2);
     test.Run(&stream);
     test.ExpectReference();
     EXPECT_EQ(test.want_statuses[static_cast<int>(KvRowStatus::kNonfinite)], uint64_t(dim));
@@ -223,12 +225,12 @@ TEST_P(EncodeKvRowsTest, ZeroHugeAndOverflowingRowsAreTheReferencesAndAreTold) {
   for (const KvFormat format : kScaledFormats) {
     SCOPED_TRACE(NameOf(format));
     RowsCase test(dim, format, rows, /*store_v=*/false);
-    emu::Stream stream;
+    KernelStream stream;
     test.Run(&stream);
     test.ExpectReference();
-    EXPECT_EQ(test.counts.zero[0], 4u);
-    EXPECT_EQ(test.counts.nonfinite[0], 1u);
-    EXPECT_GE(test.counts.clamped[0], 1u);
+    EXPECT_EQ(test.counts[0].zero[0], 4u);
+    EXPECT_EQ(test.counts[0].nonfinite[0], 1u);
+    EXPECT_GE(test.counts[0].clamped[0], 1u);
     EXPECT_EQ(test.RowIn(test.kv.view(), 1).scale->bits, 0x7bff);
   }
 }
@@ -253,24 +255,25 @@ TEST_P(EncodeKvRowsTest, HeadsGoToTheirOwnPartsOfTheRowsBlockAndRowsWithoutACell
                     std::span(x).subspan((size_t(t) * heads + h) * dim, dim));
       }
     }
-    emu::Stream stream;
-    cuda_emu::EncodeKvRows({.x = x.data(),
-                            .rows = rows,
-                            .num_heads = heads,
-                            .head_dim = dim,
-                            .kv = kv.view(),
-                            .cells = cells.data()},
-                           &stream);
+    KernelStream stream;
+    K_WORLD::EncodeKvRows({.x = x.data(),
+                           .rows = rows,
+                           .num_heads = heads,
+                           .head_dim = dim,
+                           .kv = kv.view(),
+                           .cells = cells.data()},
+                          stream.get());
     ASSERT_EQ(stream.TakeError(), "");
     EXPECT_TRUE(SamePools(kv, want)) << log2_block_tokens;
   }
 }
 
 TEST_P(EncodeKvRowsTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) GTEST_SKIP() << "only emulation counts bytes";
   const int dim = GetParam(), rows = 9;
   for (const KvFormat format : kDeviceFormats) {
     RowsCase test(dim, format, std::vector<std::vector<float>>(rows, RandomFloats(dim, 1)), true);
-    emu::Stream stream;
+    KernelStream stream;
     test.Run(&stream);
     const emu::TrafficBytes traffic = stream.TakeTraffic();
     EXPECT_EQ(traffic.read, rows * (4u * dim + 32 * 4)) << NameOf(format);
@@ -281,16 +284,16 @@ TEST_P(EncodeKvRowsTest, MovesTheBytesOfItsFormula) {
 
 TEST(EncodeKvRowsShapesTest, SizesAndFormatsWithoutAKernelAreTold) {
   for (const KvFormat format : kDeviceFormats) {
-    EXPECT_TRUE(cuda_emu::EncodeKvRowsSupports(256, format)) << NameOf(format);
-    EXPECT_TRUE(cuda_emu::EncodeKvRowsSupports(512, format)) << NameOf(format);
-    EXPECT_FALSE(cuda_emu::EncodeKvRowsSupports(128, format)) << NameOf(format);
+    EXPECT_TRUE(K_WORLD::EncodeKvRowsSupports(256, format)) << NameOf(format);
+    EXPECT_TRUE(K_WORLD::EncodeKvRowsSupports(512, format)) << NameOf(format);
+    EXPECT_FALSE(K_WORLD::EncodeKvRowsSupports(128, format)) << NameOf(format);
   }
-  EXPECT_FALSE(cuda_emu::EncodeKvRowsSupports(256, KvFormat::kF32));
+  EXPECT_FALSE(K_WORLD::EncodeKvRowsSupports(256, KvFormat::kF32));
 }
 
 TEST(EncodeKvRowsShapesTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::EncodeKvRows({.num_heads = 2, .head_dim = 256}, &stream);
+  KernelStream stream;
+  K_WORLD::EncodeKvRows({.num_heads = 2, .head_dim = 256}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 
