@@ -29,6 +29,7 @@
 #include "absl/status/status.h"
 #include "kernels/memory.h"
 #include "kernels/types.h"
+#include "kernels/weight_codes.h"
 
 namespace tandem::kernels {
 
@@ -85,7 +86,8 @@ struct NormAddArgs {
   const float* scale = nullptr;  // null: 1
 };
 
-// y[t, n] = sum_k w[n, k] * x[t, k], k ascending.
+// y[t, n] = sum_k w[n, k] * x[t, k], k ascending. A backend may round x further where it meets
+// weights of codes (cpu/linear_codes.h), each row by itself.
 struct LinearArgs {
   const void* x = nullptr;  // [rows, x_stride] operands, w.in values used
   int64_t x_stride = 0;
@@ -104,7 +106,7 @@ struct LinearArgs {
 struct LinearClustersArgs {
   const void* x = nullptr;  // [rows, x_stride] operands, first.in values used
   int64_t x_stride = 0;
-  WeightView first;              // cluster 0; cluster c is packed at data + c * cluster_elements
+  WeightView first;              // cluster 0, bf16; cluster c is at data + c * cluster_elements
   size_t cluster_elements = 0;   // at least PackedElements(first.out, first.in)
   const int32_t* ids = nullptr;  // [rows, chosen] clusters
   int chosen = 0;
@@ -323,6 +325,12 @@ struct Ops {
                     Bf16* packed) = nullptr;
   void (*pack_gate_up)(void* backend, const std::byte* gate, const std::byte* up, int width, int in,
                        Bf16* packed) = nullptr;
+  // The same into a matrix of codes, quantised on the way (weight_codes.h). False: a value that the
+  // format can not hold; the matrix is then undefined.
+  bool (*pack_code_rows)(void* backend, const std::byte* rows, int out, int in, int row_begin,
+                         const CodeTarget& packed) = nullptr;
+  bool (*pack_code_gate_up)(void* backend, const std::byte* gate, const std::byte* up, int width,
+                            int in, const CodeTarget& packed) = nullptr;
 
   // Between host and backend. A fetched array may be written to, which changes the backend's or
   // not, and stays valid until the next call of `fetch` or `stage`.

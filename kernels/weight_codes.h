@@ -42,6 +42,12 @@ constexpr size_t PackedCodeBytes(WeightFormat format, int out, int in) {
 }
 constexpr size_t PackedCodeScales(int out, int in) { return PackedCodeBlocks(out, in) * 32; }
 
+// Bytes of a matrix in any format, its scales included; what a product reads of it.
+constexpr size_t PackedBytes(WeightFormat format, int out, int in) {
+  if (format == WeightFormat::kBf16) return PackedElements(out, in) * sizeof(Bf16);
+  return PackedCodeBytes(format, out, in) + PackedCodeScales(out, in) * sizeof(F16);
+}
+
 // Where the codes and scales of a matrix go.
 struct CodeTarget {
   WeightFormat format = WeightFormat::kInt8;  // or kInt4

@@ -60,6 +60,14 @@ void FillMemoryOps(Ops& ops) {
                         int in, Bf16* packed) {
     PackGateUp(BackendOf(backend), gate, up, width, in, packed);
   };
+  ops.pack_code_rows = [](void* backend, const std::byte* rows, int out, int in, int row_begin,
+                          const CodeTarget& packed) {
+    return PackCodeRows(BackendOf(backend), rows, out, in, row_begin, packed);
+  };
+  ops.pack_code_gate_up = [](void* backend, const std::byte* gate, const std::byte* up, int width,
+                             int in, const CodeTarget& packed) {
+    return PackCodeGateUp(BackendOf(backend), gate, up, width, in, packed);
+  };
   ops.write = [](void*, void* to, const void* host, size_t bytes) { std::memcpy(to, host, bytes); };
   ops.fetch = [](void*, void* from, size_t) { return from; };
   ops.copy = [](void*, void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };

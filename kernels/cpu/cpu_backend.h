@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/ops.h"
+#include "kernels/weight_codes.h"
 
 namespace tandem::kernels {
 
@@ -46,10 +47,18 @@ int CpuThreads(const CpuBackend& backend);
 void PackRows(CpuBackend& backend, const std::byte* rows, int out, int in, int row_begin,
               Bf16* packed);
 
-// Ops::pack_gate_up: the same for the interleaved gate/up layout of LinearGegluArgs: gate row i lands in tile
-// 2*(i/16), up row i in tile 2*(i/16) + 1.
+// Ops::pack_gate_up: the same for the interleaved gate/up layout of LinearGegluArgs: gate row i
+// lands in tile 2*(i/16), up row i in tile 2*(i/16) + 1.
 void PackGateUp(CpuBackend& backend, const std::byte* gate, const std::byte* up, int width, int in,
                 Bf16* packed);
+
+// PackRows and PackGateUp for weights of codes: quantised (weight_codes.h) into a matrix in the
+// layout of code_layout.h. False: a value that the format can not hold; the matrix is then
+// undefined.
+bool PackCodeRows(CpuBackend& backend, const std::byte* rows, int out, int in, int row_begin,
+                  const CodeTarget& target);
+bool PackCodeGateUp(CpuBackend& backend, const std::byte* gate, const std::byte* up, int width,
+                    int in, const CodeTarget& target);
 
 // Runs fn(thread, threads) on every thread of the team and waits; for loading and for filling.
 void RunOnTeam(CpuBackend& backend, void (*fn)(void* context, int thread, int threads),

@@ -42,9 +42,11 @@ void RunPass(CpuBackend& backend, const ExpertsArgs& args, int row_begin, int ro
   float* const out = args.out + int64_t{row_begin} * args.dim;
   float* const hidden = reinterpret_cast<float*>(  // [pairs, width]
       backend.hidden.Reserve(sizeof(float) * pairs * args.width));
-  const LinearKernel& kernel = KernelOf(backend, /*f32_operands=*/false);
 
   std::vector<Product>& products = scratch.products;
+  const auto kernel = [&]() -> const LinearKernel& {
+    return KernelOf(backend, products[0].w.format, /*f32_operands=*/false);
+  };
   products.clear();
   for (int e = 0; e < experts; ++e) {
     const int32_t begin = e == 0 ? 0 : scratch.ends[e - 1];
@@ -60,7 +62,7 @@ void RunPass(CpuBackend& backend, const ExpertsArgs& args, int row_begin, int ro
                         .y_stride = args.width,
                         .columns = args.width});
   }
-  RunProducts(backend, kernel, products);
+  RunProducts(backend, kernel(), products);
 
   std::fill(out, out + int64_t{rows} * args.dim, 0.0f);
   products.clear();
@@ -79,7 +81,7 @@ void RunPass(CpuBackend& backend, const ExpertsArgs& args, int row_begin, int ro
                         .y_rows = scratch.rows.data() + begin,
                         .scales = scratch.weights.data() + begin});
   }
-  RunProductsInOrder(backend, kernel, products);
+  RunProductsInOrder(backend, kernel(), products);
 }
 
 }  // namespace

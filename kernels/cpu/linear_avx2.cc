@@ -7,16 +7,17 @@
 // Truth     LinearReference; tests/kernels/linear_test.cc.
 #include <immintrin.h>
 
+#include "kernels/cpu/linear_finish_avx2.h"
 #include "kernels/cpu/linear_kernel.h"
 #include "kernels/cpu/linear_loop.h"
-#include "kernels/cpu/vec_math_avx2.h"
 
 namespace tandem::kernels {
 namespace {
 
 struct Tile {
   static constexpr int kMaxRows = 6;
-  static constexpr size_t kPairBytes = 8;
+  static constexpr size_t kPanelBytes = 8;
+  static constexpr size_t kWeightBytes = kLineBytes;
   static constexpr int Tiles(int rows) { return rows <= 2 ? 2 : 1; }
 
   template <int R, int N>
@@ -74,7 +75,7 @@ struct Tile {
     };
     run(args.turn);
     ahead = args.turned;
-    run(args.pairs - args.turn);
+    run(args.units - args.turn);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -84,29 +85,7 @@ struct Tile {
     }
   }
 
-  static void Finish(const FinishArgs& args) {
-    const ProductTask& task = args.task;
-    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for (int r = 0; r < args.rows.count; ++r) {
-      const int row = args.rows.begin + r;
-      const bool scaled = task.finish == Finish::kAddScaled;
-      float* y = task.y + (scaled ? task.row_ids[row] : row) * task.y_stride;
-      for (int column = 0; column < task.columns; column += 8) {
-        // 8 columns are half a tile; gate and up tiles alternate.
-        const float* sums = args.partial + r * kPartialRow;
-        sums += task.finish == Finish::kGeglu ? column / 16 * 32 + column % 16 : column;
-        const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(task.columns - column), lanes);
-        __m256 value = _mm256_loadu_ps(sums);
-        if (task.finish == Finish::kGeglu) {
-          value = _mm256_mul_ps(avx2::GeluTanh(value), _mm256_loadu_ps(sums + kTileOutputs));
-        } else if (scaled) {
-          value = _mm256_fmadd_ps(_mm256_set1_ps(task.scales[row]), value,
-                                  _mm256_maskload_ps(y + column, mask));
-        }
-        _mm256_maskstore_ps(y + column, mask, value);
-      }
-    }
-  }
+  static void Finish(const FinishArgs& args) { FinishAvx2(args); }
 };
 
 int64_t MultiplyAdd(int64_t iterations) {
@@ -129,7 +108,9 @@ int64_t MultiplyAdd(int64_t iterations) {
 }  // namespace
 
 const LinearKernel kLinearAvx2 = {.max_block_rows = Tile::kMaxRows,
-                                  .pair_bytes = Tile::kPairBytes,
+                                  .unit_inputs = 2,
+                                  .panel_bytes = Tile::kPanelBytes,
+                                  .weight_bytes = Tile::kWeightBytes,
                                   .pack = PackF32,
                                   .product = Product<Tile>,
                                   .multiply_add = MultiplyAdd};

@@ -16,7 +16,8 @@ namespace {
 
 struct Tile {
   static constexpr int kMaxRows = 12;
-  static constexpr size_t kPairBytes = 8;
+  static constexpr size_t kPanelBytes = 8;
+  static constexpr size_t kWeightBytes = kLineBytes;
   static constexpr int Tiles(int) { return 2; }
 
   template <int R, int N>
@@ -67,7 +68,7 @@ struct Tile {
     };
     run(args.turn);
     ahead = args.turned;
-    run(args.pairs - args.turn);
+    run(args.units - args.turn);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -100,7 +101,9 @@ int64_t MultiplyAdd(int64_t iterations) {
 }  // namespace
 
 const LinearKernel kLinearAvx512 = {.max_block_rows = Tile::kMaxRows,
-                                    .pair_bytes = Tile::kPairBytes,
+                                    .unit_inputs = 2,
+                                    .panel_bytes = Tile::kPanelBytes,
+                                    .weight_bytes = Tile::kWeightBytes,
                                     .pack = PackF32,
                                     .product = Product<Tile>,
                                     .multiply_add = MultiplyAdd};

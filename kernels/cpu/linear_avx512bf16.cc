@@ -17,7 +17,8 @@ namespace {
 
 struct Tile {
   static constexpr int kMaxRows = 14;
-  static constexpr size_t kPairBytes = 4;
+  static constexpr size_t kPanelBytes = 4;
+  static constexpr size_t kWeightBytes = kLineBytes;
   static constexpr int Tiles(int) { return 2; }
 
   template <int R, int N>
@@ -55,7 +56,7 @@ struct Tile {
     };
     run(args.turn);
     ahead = args.turned;
-    run(args.pairs - args.turn);
+    run(args.units - args.turn);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -107,7 +108,7 @@ void Transpose(__m512i (&m)[16]) {
 void Pack(const PackTask& task) {
   int* panel = reinterpret_cast<int*>(task.panel);
   const __mmask16 rows = LanesBelow(0, task.rows);
-  for (int pair = task.pair_begin; pair < task.pair_end; pair += 16) {
+  for (int pair = task.unit_begin; pair < task.unit_end; pair += 16) {
     const __mmask16 low = LanesBelow(2 * pair, task.in);
     const __mmask16 high = LanesBelow(2 * pair + 16, task.in);
     __m512i pairs[16];  // [row][pair], then [pair][row]
@@ -122,7 +123,7 @@ void Pack(const PackTask& task) {
         pairs[r] = _mm512_setzero_si512();
       }
     }
-    const int count = task.pair_end - pair < 16 ? task.pair_end - pair : 16;
+    const int count = task.unit_end - pair < 16 ? task.unit_end - pair : 16;
     if (task.rows == 1) {
       _mm512_mask_storeu_epi32(panel + pair, LanesBelow(0, count), pairs[0]);
       continue;
@@ -153,7 +154,9 @@ int64_t MultiplyAdd(int64_t iterations) {
 }  // namespace
 
 const LinearKernel kLinearAvx512Bf16 = {.max_block_rows = Tile::kMaxRows,
-                                        .pair_bytes = Tile::kPairBytes,
+                                        .unit_inputs = 2,
+                                        .panel_bytes = Tile::kPanelBytes,
+                                        .weight_bytes = Tile::kWeightBytes,
                                         .pack = Pack,
                                         .product = Product<Tile>,
                                         .multiply_add = MultiplyAdd};

@@ -78,9 +78,10 @@ double MeasureReadBandwidth(CpuBackend& backend) {
   return best;
 }
 
-double MeasureMultiplyAddPeak(CpuBackend& backend) {
-  int64_t (*const multiply_add)(int64_t) =
-      backend.isa == CpuIsa::kRef ? MultiplyAddReference : KernelOf(backend, false).multiply_add;
+double MeasureMultiplyAddPeak(CpuBackend& backend, WeightFormat format) {
+  int64_t (*const multiply_add)(int64_t) = backend.isa == CpuIsa::kRef
+                                               ? MultiplyAddReference
+                                               : KernelOf(backend, format, false).multiply_add;
   double best = 0.0;
   for (int run = 0; run < kPeakRuns; ++run) {
     struct Work {

@@ -10,7 +10,8 @@ namespace tandem::kernels {
 double MeasureReadBandwidth(CpuBackend& backend);
 
 // Multiply-adds per second of the whole team, from registers alone, by the instruction that linear
-// uses at this level and dtype (kRef: f64, the plain loop's). Best of several runs, about 0.2 s.
-double MeasureMultiplyAddPeak(CpuBackend& backend);
+// uses at this level and dtype with weights of `format` (kRef: f64, the plain loop's). Best of
+// several runs, about 0.2 s.
+double MeasureMultiplyAddPeak(CpuBackend& backend, WeightFormat format);
 
 }  // namespace tandem::kernels

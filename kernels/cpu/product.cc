@@ -15,15 +15,17 @@ constexpr int64_t kAloneLines = 1024;
 constexpr int kTasksPerThread = 4;
 // Row blocks of a task when rows are cut for that.
 constexpr int kLeastBlocks = 4;
-// Pairs of one pack task.
-constexpr int kPackPairs = 512;
+// Inputs of one pack task.
+constexpr int kPackInputs = 1024;
 
 template <typename T>
 constexpr T CeilDiv(T a, T b) {
   return (a + b - 1) / b;
 }
 
-int PairsOf(const WeightView& w) { return CeilDiv(w.in, 2); }
+int UnitsOf(const LinearKernel& kernel, const WeightView& w) {
+  return CeilDiv(w.in, kernel.unit_inputs);
+}
 int TilesOf(const WeightView& w) { return CeilDiv(w.out, kTileOutputs); }
 
 int ColumnTasks(const Product& product) { return CeilDiv(TilesOf(product.w), product.task_tiles); }
@@ -39,7 +41,7 @@ size_t ProductOf(std::span<const Product> products, int64_t task, First first) {
 
 // Whole lines, so that the panels of every product start on one.
 size_t PanelBytes(const LinearKernel& kernel, const Product& product) {
-  const size_t bytes = size_t{1} * product.rows * PairsOf(product.w) * kernel.pair_bytes;
+  const size_t bytes = size_t{1} * product.rows * UnitsOf(kernel, product.w) * kernel.panel_bytes;
   return CeilDiv(bytes, size_t{64}) * 64;
 }
 
@@ -50,7 +52,7 @@ void PackPanels(CpuBackend& backend, const LinearKernel& kernel, std::span<Produ
   for (Product& product : products) {
     product.blocks = CeilDiv(product.rows, kernel.max_block_rows);
     product.pack_begin = tasks;
-    tasks += int64_t{product.blocks} * CeilDiv(PairsOf(product.w), kPackPairs);
+    tasks += int64_t{product.blocks} * CeilDiv(product.w.in, kPackInputs);
     inputs += int64_t{product.rows} * product.w.in;
     bytes += PanelBytes(kernel, product);
   }
@@ -65,20 +67,21 @@ void PackPanels(CpuBackend& backend, const LinearKernel& kernel, std::span<Produ
     for (int64_t task = begin; task < end; ++task) {
       const Product& product =
           products[ProductOf(products, task, [](const Product& p) { return p.pack_begin; })];
-      const int pairs = PairsOf(product.w);
-      const int parts = CeilDiv(pairs, kPackPairs);
+      const int units = UnitsOf(kernel, product.w);
+      const int part_units = kPackInputs / kernel.unit_inputs;
+      const int parts = CeilDiv(units, part_units);
       const int index = static_cast<int>(task - product.pack_begin);
       const RowBlock block = BlockRows(product.rows, product.blocks, index / parts);
-      const int first = index % parts * kPackPairs;
+      const int first = index % parts * part_units;
       const bool gather = product.x_rows != nullptr;
       kernel.pack({.x = product.x + (gather ? 0 : block.begin * product.x_stride),
                    .x_stride = product.x_stride,
                    .row_ids = gather ? product.x_rows + block.begin : nullptr,
                    .rows = block.count,
                    .in = product.w.in,
-                   .pair_begin = first,
-                   .pair_end = std::min(first + kPackPairs, pairs),
-                   .panel = product.panels + size_t{1} * block.begin * pairs * kernel.pair_bytes});
+                   .unit_begin = first,
+                   .unit_end = std::min(first + part_units, units),
+                   .panel = product.panels + size_t{1} * block.begin * units * kernel.panel_bytes});
     }
   });
 }
@@ -106,10 +109,23 @@ struct TaskIndex {
   int row_part;  // of row_parts
 };
 
-const std::byte* WeightsOf(const TaskIndex& index) {
+const std::byte* FirstTile(const WeightView& w) {
+  return w.format == WeightFormat::kBf16 ? reinterpret_cast<const std::byte*>(w.data) : w.codes;
+}
+
+// From one tile to the next, in bytes.
+size_t TileBytes(const LinearKernel& kernel, const WeightView& w) {
+  return kernel.weight_bytes * UnitsOf(kernel, w);
+}
+
+const std::byte* WeightsOf(const LinearKernel& kernel, const TaskIndex& index) {
   const WeightView& w = index.product->w;
-  return reinterpret_cast<const std::byte*>(w.data) +
-         kLineBytes * PairsOf(w) * index.column * index.product->task_tiles;
+  return FirstTile(w) + TileBytes(kernel, w) * index.column * index.product->task_tiles;
+}
+
+// Of tile `tile`; null with bf16 weights.
+const F16* ScalesOf(const LinearKernel& kernel, const WeightView& w, size_t tile) {
+  return w.scales == nullptr ? nullptr : w.scales + kUnitScales * UnitsOf(kernel, w) * tile;
 }
 
 // `next` is what the thread runs afterwards.
@@ -127,9 +143,10 @@ void RunTask(const LinearKernel& kernel, const TaskIndex& index, const TaskIndex
                   .blocks = product.blocks,
                   .block_begin = block(index.row_part),
                   .block_end = block(index.row_part + 1),
-                  .pairs = PairsOf(product.w),
-                  .weights = WeightsOf(index),
-                  .next_weights = WeightsOf(next),
+                  .units = UnitsOf(kernel, product.w),
+                  .weights = WeightsOf(kernel, index),
+                  .next_weights = WeightsOf(kernel, next),
+                  .weight_scales = ScalesOf(kernel, product.w, tile),
                   .tiles = tiles,
                   .finish = product.finish,
                   .y = product.y + tile * tile_columns,
@@ -140,8 +157,9 @@ void RunTask(const LinearKernel& kernel, const TaskIndex& index, const TaskIndex
                   .partial = partial});
 }
 
-int64_t LinesOf(const Product& product) {
-  return int64_t{TilesOf(product.w)} * PairsOf(product.w) * (product.rows / 4 + 1);
+int64_t LinesOf(const LinearKernel& kernel, const Product& product) {
+  return static_cast<int64_t>(TilesOf(product.w) * TileBytes(kernel, product.w) / kLineBytes) *
+         (product.rows / 4 + 1);
 }
 
 float* ReservePartials(CpuBackend& backend) {
@@ -152,7 +170,13 @@ float* ReservePartials(CpuBackend& backend) {
 
 }  // namespace
 
-const LinearKernel& KernelOf(const CpuBackend& backend, bool f32_operands) {
+const LinearKernel& KernelOf(const CpuBackend& backend, WeightFormat format, bool f32_operands) {
+  if (format != WeightFormat::kBf16) {
+    const CodedKernels& coded = backend.isa == CpuIsa::kAvx2     ? kLinearCodesAvx2
+                                : backend.isa == CpuIsa::kAvx512 ? kLinearCodesAvx512
+                                                                 : kLinearCodesVnni;
+    return format == WeightFormat::kInt8 ? coded.int8 : coded.int4;
+  }
   if (backend.isa == CpuIsa::kAvx2) return kLinearAvx2;
   if (backend.isa == CpuIsa::kAvx512Bf16 && backend.bf16_operands && !f32_operands) {
     return kLinearAvx512Bf16;
@@ -170,7 +194,7 @@ void RunProducts(CpuBackend& backend, const LinearKernel& kernel, std::span<Prod
     Cut(kernel, wanted, product);
     product.task_begin = tasks;
     tasks += int64_t{ColumnTasks(product)} * product.row_parts;
-    lines += LinesOf(product);
+    lines += LinesOf(kernel, product);
   }
   const auto index_of = [&](int64_t task) -> TaskIndex {
     const Product& product =
@@ -196,7 +220,7 @@ void RunProductsInOrder(CpuBackend& backend, const LinearKernel& kernel,
     product.task_tiles =
         TilesOf(product.w) < wanted * kMaxTaskTiles ? kMaxTaskTiles / 2 : kMaxTaskTiles;
     product.row_parts = LeastRowParts(kernel, product);
-    lines += LinesOf(product);
+    lines += LinesOf(kernel, product);
   }
   const int64_t tasks = products.empty() ? 0 : ColumnTasks(products[0]);
   backend.team.ForRuns(tasks, lines <= kAloneLines, [&](int thread, int64_t begin, int64_t end) {
@@ -221,11 +245,12 @@ void RunProductsInOrder(CpuBackend& backend, const LinearKernel& kernel,
 }
 
 void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearClustersArgs& args) {
-  const int pairs = PairsOf(args.first);
+  const int units = UnitsOf(kernel, args.first);
   const int tiles = TilesOf(args.first);
-  const int64_t lines = int64_t{tiles} * pairs;  // of one cluster
+  const size_t tile_bytes = TileBytes(kernel, args.first);
+  const int64_t lines = static_cast<int64_t>(tiles * tile_bytes / kLineBytes);  // of one cluster
   // A row is a panel of its own. One thread packs them: together they are a hundredth of the work.
-  const size_t panel_bytes = CeilDiv(pairs * kernel.pair_bytes, size_t{64}) * 64;
+  const size_t panel_bytes = CeilDiv(units * kernel.panel_bytes, size_t{64}) * 64;
   std::byte* const panels = backend.panels.Reserve(args.rows * panel_bytes);
   for (int64_t t = 0; t < args.rows; ++t) {
     kernel.pack({.x = AsF32(args.x) + t * args.x_stride,
@@ -233,8 +258,8 @@ void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearCl
                  .row_ids = nullptr,
                  .rows = 1,
                  .in = args.first.in,
-                 .pair_begin = 0,
-                 .pair_end = pairs,
+                 .unit_begin = 0,
+                 .unit_end = units,
                  .panel = panels + t * panel_bytes});
   }
   float* const partials = ReservePartials(backend);
@@ -252,7 +277,7 @@ void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearCl
       float* const y = args.y + t * args.y_stride + index % args.chosen * int64_t{args.first.out};
       for (int tile = 0; tile < tiles; tile += kMaxTaskTiles) {
         const int task_tiles = std::min(kMaxTaskTiles, tiles - tile);
-        const std::byte* const task_weights = weights + kLineBytes * pairs * tile;
+        const std::byte* const task_weights = weights + tile_bytes * tile;
         const bool last = tile + task_tiles == tiles;
         kernel.product(
             {.panels = panels + t * panel_bytes,
@@ -260,9 +285,10 @@ void RunClusters(CpuBackend& backend, const LinearKernel& kernel, const LinearCl
              .blocks = 1,
              .block_begin = 0,
              .block_end = 1,
-             .pairs = pairs,
+             .units = units,
              .weights = task_weights,
-             .next_weights = last ? next : task_weights + kLineBytes * pairs * task_tiles,
+             .next_weights = last ? next : task_weights + tile_bytes * task_tiles,
+             .weight_scales = nullptr,
              .tiles = task_tiles,
              .finish = Finish::kStore,
              .y = y + tile * kTileOutputs,

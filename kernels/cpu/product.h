@@ -35,8 +35,9 @@ struct Product {
   std::byte* panels = nullptr;  // in CpuBackend::panels
 };
 
-// The kernel for the backend's level and dtype; at a level with instructions, not kRef.
-const LinearKernel& KernelOf(const CpuBackend& backend, bool f32_operands);
+// The kernel for the backend's level and dtype and a format of weights; at a level with
+// instructions, not kRef.
+const LinearKernel& KernelOf(const CpuBackend& backend, WeightFormat format, bool f32_operands);
 
 // Runs every product; they write to different places, in any order.
 void RunProducts(CpuBackend& backend, const LinearKernel& kernel, std::span<Product> products);

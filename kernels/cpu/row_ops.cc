@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "kernels/cpu/backend_impl.h"
+#include "kernels/cpu/code_layout.h"
 #include "kernels/cpu/row_ops_kernels.h"
 #include "kernels/reference/row_ops_ref.h"
 
@@ -85,23 +86,35 @@ void Softcap(void* backend, const SoftcapArgs& args) {
 }
 
 // A row of the packed table is one 4-byte pair of values from every 64-byte line of its tile.
+void EmbedBf16Row(const WeightView& table, size_t n, float scale, float* out) {
+  const size_t pairs = (static_cast<size_t>(table.in) + 1) / 2;
+  const Bf16* row = table.data + n / kTileOutputs * pairs * 2 * kTileOutputs + n % kTileOutputs * 2;
+  for (int k = 0; k < table.in; ++k) {
+    out[k] = ToFloat(row[k / 2 * 2 * kTileOutputs + k % 2]) * scale;
+  }
+}
+
+void EmbedCodesRow(const WeightView& table, int n, float scale, float* out) {
+  for (int k = 0; k < table.in; ++k) {
+    out[k] = DecodeWeight(ScaleAt(table, n, k), CodeAt(table, n, k)) * scale;
+  }
+}
+
 void Embed(void* backend, const EmbedArgs& args) {
   const int dim = args.table.in;
   const int64_t out_stride = args.out_stride > 0 ? args.out_stride : dim;
-  const size_t pairs = (static_cast<size_t>(dim) + 1) / 2;
-  BackendOf(backend).team.ForEach(
-      static_cast<int64_t>(args.ids.size()), PieceRows(dim, 8),
-      [&](int, int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) {
-          const size_t n = static_cast<size_t>(args.ids[t]);
-          const Bf16* row =
-              args.table.data + n / kTileOutputs * pairs * 2 * kTileOutputs + n % kTileOutputs * 2;
-          float* out = AsF32(args.out) + t * out_stride;
-          for (int k = 0; k < dim; ++k) {
-            out[k] = ToFloat(row[k / 2 * 2 * kTileOutputs + k % 2]) * args.scale;
-          }
-        }
-      });
+  BackendOf(backend).team.ForEach(static_cast<int64_t>(args.ids.size()), PieceRows(dim, 8),
+                                  [&](int, int64_t begin, int64_t end) {
+                                    for (int64_t t = begin; t < end; ++t) {
+                                      float* out = AsF32(args.out) + t * out_stride;
+                                      if (args.table.format == WeightFormat::kBf16) {
+                                        EmbedBf16Row(args.table, static_cast<size_t>(args.ids[t]),
+                                                     args.scale, out);
+                                      } else {
+                                        EmbedCodesRow(args.table, args.ids[t], args.scale, out);
+                                      }
+                                    }
+                                  });
 }
 
 void RopeTable(void* backend, const RopeTableArgs& args) {

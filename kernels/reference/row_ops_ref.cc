@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/code_layout.h"
+
 namespace tandem::kernels {
 namespace {
 
@@ -27,9 +29,16 @@ void EmbedReference(const EmbedArgs& args) {
   const size_t pairs = (static_cast<size_t>(dim) + 1) / 2;
   for (size_t t = 0; t < args.ids.size(); ++t) {
     const size_t n = static_cast<size_t>(args.ids[t]);
-    const Bf16* row = args.table.data + n / kTileOutputs * pairs * 32 + n % kTileOutputs * 2;
+    const size_t first = n / kTileOutputs * pairs * 32 + n % kTileOutputs * 2;
     float* out = AsF32(args.out) + static_cast<int64_t>(t) * out_stride;
-    for (int k = 0; k < dim; ++k) out[k] = ToFloat(row[k / 2 * 32 + k % 2]) * args.scale;
+    for (int k = 0; k < dim; ++k) {
+      const float weight =
+          args.table.format == WeightFormat::kBf16
+              ? ToFloat(args.table.data[first + static_cast<size_t>(k / 2) * 32 + k % 2])
+              : DecodeWeight(ScaleAt(args.table, args.ids[t], k),
+                             CodeAt(args.table, args.ids[t], k));
+      out[k] = weight * args.scale;
+    }
   }
 }
 

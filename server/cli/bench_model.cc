@@ -12,6 +12,7 @@
 #include "server/cli/console.h"
 #include "server/cli/loaded_engine.h"
 #include "server/cli/verbs.h"
+#include "server/config/weight_setting.h"
 
 namespace tandem::server {
 namespace {
@@ -61,8 +62,9 @@ absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
   if (!engine.ok()) return engine.status();
   kernels::CpuBackend& team = *(*engine)->backend;
   const auto probe = [&] {
-    return Yardstick{.read_bytes_per_s = kernels::MeasureReadBandwidth(team),
-                     .multiply_adds_per_s = kernels::MeasureMultiplyAddPeak(team)};
+    return Yardstick{
+        .read_bytes_per_s = kernels::MeasureReadBandwidth(team),
+        .multiply_adds_per_s = kernels::MeasureMultiplyAddPeak(team, WeightsOf(settings))};
   };
   const auto done = [&](const BenchResult& result) {
     const int run = static_cast<int>(result.seconds.size());

@@ -142,6 +142,7 @@ struct Settings {
   std::string model_shape;
   uint64_t dummy_seed = 0;
   std::string dtype = "bf16";
+  std::string weights = "bf16";
 
   // Speculation
   std::string draft_model = "auto";  // none, or a directory: the model's own assistant by default

@@ -112,7 +112,9 @@ TEST(CpuFeaturesTest, CpuMaxIsReadAsKernelsWriteIt) {
 
 TEST(MachineProbeTest, EveryLevelHasAMultiplyAddPeak) {
   for (CpuIsa isa : Levels()) {
-    EXPECT_GT(MeasureMultiplyAddPeak(*BackendAt(isa, 1)), 0.0) << CpuIsaName(isa);
+    for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+      EXPECT_GT(MeasureMultiplyAddPeak(*BackendAt(isa, 1), format), 0.0) << CpuIsaName(isa);
+    }
   }
 }
 
