@@ -593,7 +593,7 @@ double Assistant::StepBytes(int slots) const {
   const AssistantConfig& config = state_->shape();
   const AssistantWeights& w = state_->assistant.weights;
   const auto matrix = [](const kernels::WeightView& view) {
-    return sizeof(kernels::Bf16) * double(kernels::PackedElements(view.out, view.in));
+    return static_cast<double>(kernels::PackedBytes(view.format, view.out, view.in));
   };
   double bytes = matrix(w.pre) + matrix(w.post);
   for (const LayerWeights& layer : w.layers) {

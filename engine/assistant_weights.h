@@ -32,11 +32,14 @@ struct AssistantWeights {
 // Places every weight behind `base` (64-byte aligned; null to learn the size).
 //   weights  views and pointers into that memory
 //   items    what has to be read, in memory order; names from the root of the checkpoint
+//   format   of matrices; a dense head is of SensitiveFormat, centroids and clusters stay bf16
 //   returns  bytes used
 size_t LayOutAssistantWeights(const AssistantConfig& config, std::byte* base,
-                              AssistantWeights& weights, std::vector<WeightItem>& items);
+                              AssistantWeights& weights, std::vector<WeightItem>& items,
+                              kernels::WeightFormat format = kernels::WeightFormat::kBf16);
 
 // Bytes of LayOutAssistantWeights.
-size_t AssistantWeightBytes(const AssistantConfig& config);
+size_t AssistantWeightBytes(const AssistantConfig& config,
+                            kernels::WeightFormat format = kernels::WeightFormat::kBf16);
 
 }  // namespace tandem::engine

@@ -133,14 +133,16 @@ absl::Status CheckValues(const Checkpoint& checkpoint, const AssistantConfig& co
 }
 
 absl::StatusOr<AssistantModel> Fill(const AssistantConfig& config, const TensorSource& source,
-                                    const kernels::Ops& ops, const LoadProgress& progress) {
+                                    const kernels::Ops& ops, const LoadProgress& progress,
+                                    kernels::WeightFormat weights) {
   AssistantModel model;
   model.config = config;
-  absl::StatusOr<kernels::Memory> memory = ops.memory.Allocate(AssistantWeightBytes(config));
+  absl::StatusOr<kernels::Memory> memory =
+      ops.memory.Allocate(AssistantWeightBytes(config, weights));
   if (!memory.ok()) return memory.status();
   model.memory = *std::move(memory);
   std::vector<WeightItem> items;
-  LayOutAssistantWeights(config, model.memory.data(), model.weights, items);
+  LayOutAssistantWeights(config, model.memory.data(), model.weights, items, weights);
   size_t filled = 0;
   if (absl::Status s = FillWeights(items, source, ops, progress, filled, FillBytes(items));
       !s.ok()) {
@@ -153,7 +155,8 @@ absl::StatusOr<AssistantModel> Fill(const AssistantConfig& config, const TensorS
 
 absl::StatusOr<AssistantModel> LoadAssistant(const std::string& directory,
                                              const ModelConfig& target, const kernels::Ops& ops,
-                                             const LoadProgress& progress) {
+                                             const LoadProgress& progress,
+                                             kernels::WeightFormat weights) {
   const absl::StatusOr<AssistantConfig> config = ReadFitted(directory, target);
   if (!config.ok()) return config.status();
   const absl::StatusOr<Checkpoint> checkpoint = OpenCheckpoint(directory);
@@ -161,7 +164,8 @@ absl::StatusOr<AssistantModel> LoadAssistant(const std::string& directory,
   std::vector<std::string> warnings;
   if (absl::Status s = CheckTensors(*checkpoint, *config, directory, warnings); !s.ok()) return s;
   const CheckpointTensors tensors = Tensors(*checkpoint, directory);
-  absl::StatusOr<AssistantModel> model = Fill(*config, CheckpointSource(tensors), ops, progress);
+  absl::StatusOr<AssistantModel> model =
+      Fill(*config, CheckpointSource(tensors), ops, progress, weights);
   if (!model.ok()) return model.status();
   model->checkpoint_tensors = checkpoint->tensors.size();
   model->warnings = std::move(warnings);
@@ -180,8 +184,9 @@ absl::Status CheckAssistant(const std::string& directory, const ModelConfig& tar
 
 absl::StatusOr<AssistantModel> LoadDummyAssistant(const AssistantConfig& fitted, uint64_t seed,
                                                   const kernels::Ops& ops,
-                                                  const LoadProgress& progress) {
-  return Fill(fitted, DummySource(seed, ops), ops, progress);
+                                                  const LoadProgress& progress,
+                                                  kernels::WeightFormat weights) {
+  return Fill(fitted, DummySource(seed, ops), ops, progress, weights);
 }
 
 }  // namespace tandem::engine

@@ -29,11 +29,12 @@ struct AssistantModel {
   kernels::Memory memory;  // behind `weights`, of the backend
 };
 
+// Matrices are held as `weights`, but for those of SensitiveFormat (weights.h).
 // Errors name the file, and the tensor or the key (mtp.md 1.3). An assistant of another target is
 // FailedPrecondition (FitToTarget), a damaged file InvalidArgument.
-absl::StatusOr<AssistantModel> LoadAssistant(const std::string& directory,
-                                             const ModelConfig& target, const kernels::Ops& ops,
-                                             const LoadProgress& progress);
+absl::StatusOr<AssistantModel> LoadAssistant(
+    const std::string& directory, const ModelConfig& target, const kernels::Ops& ops,
+    const LoadProgress& progress, kernels::WeightFormat weights = kernels::WeightFormat::kBf16);
 
 // Everything that LoadAssistant would refuse, but for the lack of memory. Reads the values of
 // vectors and of the ordering table, and of a redundant head; no other matrix.
@@ -41,8 +42,8 @@ absl::Status CheckAssistant(const std::string& directory, const ModelConfig& tar
 
 // `fitted` filled with values that depend on `seed` and the tensor's name alone; a clustered head
 // has its tokens in order of their ids.
-absl::StatusOr<AssistantModel> LoadDummyAssistant(const AssistantConfig& fitted, uint64_t seed,
-                                                  const kernels::Ops& ops,
-                                                  const LoadProgress& progress);
+absl::StatusOr<AssistantModel> LoadDummyAssistant(
+    const AssistantConfig& fitted, uint64_t seed, const kernels::Ops& ops,
+    const LoadProgress& progress, kernels::WeightFormat weights = kernels::WeightFormat::kBf16);
 
 }  // namespace tandem::engine

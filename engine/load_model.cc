@@ -15,16 +15,16 @@ using kernels::Bf16;
 
 const char kPleTable[] = "embed_tokens_per_layer.weight";
 
-absl::StatusOr<Model> Prepare(const ModelConfig& config, bool exact_embed_scale,
+absl::StatusOr<Model> Prepare(const ModelConfig& config, const LoadOptions& options,
                               const kernels::MemorySource& source, std::vector<WeightItem>& items) {
   Model model;
   model.config = config;
   const float scale = std::sqrt(static_cast<float>(config.hidden));
-  model.embed_scale = exact_embed_scale ? scale : ToFloat(kernels::ToBf16(scale));
-  absl::StatusOr<kernels::Memory> memory = source.Allocate(WeightBytes(config));
+  model.embed_scale = options.exact_embed_scale ? scale : ToFloat(kernels::ToBf16(scale));
+  absl::StatusOr<kernels::Memory> memory = source.Allocate(WeightBytes(config, options.weights));
   if (!memory.ok()) return memory.status();
   model.memory = *std::move(memory);
-  LayOutWeights(model.config, model.memory.data(), model.weights, items);
+  LayOutWeights(model.config, model.memory.data(), model.weights, items, options.weights);
   return model;
 }
 
@@ -103,7 +103,7 @@ absl::StatusOr<Model> LoadCheckpoint(const std::string& directory, const LoadOpt
   const CheckpointTensors tensors(*checkpoint, directory, TargetSpellings(prefix));
 
   std::vector<WeightItem> items;
-  absl::StatusOr<Model> model = Prepare(*config, options.exact_embed_scale, ops.memory, items);
+  absl::StatusOr<Model> model = Prepare(*config, options, ops.memory, items);
   if (!model.ok()) return model.status();
   size_t filled = 0;
   if (absl::Status s =
@@ -173,9 +173,9 @@ absl::StatusOr<QkNorms> ReadQkNorms(const Checkpoint& checkpoint, const ModelCon
 }
 
 absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed, const kernels::Ops& ops,
-                                const LoadProgress& progress) {
+                                const LoadProgress& progress, kernels::WeightFormat weights) {
   std::vector<WeightItem> items;
-  absl::StatusOr<Model> model = Prepare(config, /*exact_embed_scale=*/false, ops.memory, items);
+  absl::StatusOr<Model> model = Prepare(config, {.weights = weights}, ops.memory, items);
   if (!model.ok()) return model.status();
   const size_t ple_bytes = PleTableBytes(config);
   size_t filled = 0;

@@ -33,6 +33,8 @@ struct Model {
 struct LoadOptions {
   // gemma4.md 2.2: sqrt(hidden) is rounded to bf16 unless this asks for the exact value.
   bool exact_embed_scale = false;
+  // What matrices are held as, but for those of SensitiveFormat (weights.h).
+  kernels::WeightFormat weights = kernels::WeightFormat::kBf16;
 };
 
 // Errors name the file and the tensor.
@@ -53,8 +55,9 @@ struct QkNorms {
 absl::StatusOr<QkNorms> ReadQkNorms(const Checkpoint& checkpoint, const ModelConfig& config,
                                     const std::string& directory);
 
-// `config` filled with values that depend on `seed` and the tensor's name alone.
+// `config` filled with values that depend on `seed` and the tensor's name alone, held as `weights`.
 absl::StatusOr<Model> LoadDummy(const ModelConfig& config, uint64_t seed, const kernels::Ops& ops,
-                                const LoadProgress& progress);
+                                const LoadProgress& progress,
+                                kernels::WeightFormat weights = kernels::WeightFormat::kBf16);
 
 }  // namespace tandem::engine

@@ -1,14 +1,33 @@
 #include "engine/weight_layout.h"
 
+#include "kernels/weight_codes.h"
+
 namespace tandem::engine {
 
 using kernels::Bf16;
+using kernels::F16;
 using kernels::PackedElements;
+using kernels::WeightFormat;
 using kernels::WeightView;
 
 namespace {
 
 int GateUpRows(int width) { return static_cast<int>(kernels::PackedTiles(width)) * 32; }
+
+// Matrix `index` of those placed for `item`.
+WeightView ViewOf(const WeightItem& item, int out, int in, int64_t index) {
+  // Without a base these are numbers, never read.
+  const uintptr_t at = reinterpret_cast<uintptr_t>(item.target) + index * item.part_bytes;
+  WeightView view = {.out = out, .in = in, .format = item.format};
+  if (item.format == WeightFormat::kBf16) {
+    view.data = reinterpret_cast<const Bf16*>(at);
+  } else {
+    view.codes = reinterpret_cast<const std::byte*>(at);
+    view.scales = reinterpret_cast<const F16*>(reinterpret_cast<uintptr_t>(item.scales) +
+                                               index * item.part_scales * sizeof(F16));
+  }
+  return view;
+}
 
 }  // namespace
 
@@ -35,57 +54,70 @@ WeightItem& WeightLayout::Add(WeightItem::Kind kind, const std::string& name,
   return items_.back();
 }
 
-WeightView WeightLayout::Matrix(int in, const std::vector<std::pair<std::string, int>>& parts) {
-  int out = 0;
-  for (const auto& part : parts) out += part.second;
-  std::byte* target = Take(PackedElements(out, in) * sizeof(Bf16));
-  int row = 0;
-  for (const auto& [name, rows] : parts) {
-    Add(WeightItem::Kind::kMatrix, name, {rows, in}, target).row_begin = row;
-    row += rows;
+WeightView WeightLayout::Place(WeightItem& item, int out, int in, int64_t count) {
+  if (item.format == WeightFormat::kBf16) {
+    item.part_bytes = PackedElements(out, in) * sizeof(Bf16);
+  } else {
+    item.part_bytes = kernels::PackedCodeBytes(item.format, out, in);
+    item.part_scales = kernels::PackedCodeScales(out, in);
+    item.scales = reinterpret_cast<F16*>(Take(item.part_scales * sizeof(F16) * count));
   }
-  return {reinterpret_cast<const Bf16*>(target), out, in};
+  item.target = Take(item.part_bytes * count);
+  return ViewOf(item, out, in, 0);
 }
 
-WeightView WeightLayout::GateUp(const std::string& gate, const std::string& up, int width, int in) {
-  const int out = GateUpRows(width);
-  std::byte* target = Take(PackedElements(out, in) * sizeof(Bf16));
-  Add(WeightItem::Kind::kGate, gate, {width, in}, target).up_name = up;
-  return {reinterpret_cast<const Bf16*>(target), out, in};
+WeightView WeightLayout::Matrix(WeightFormat format, int in,
+                                const std::vector<std::pair<std::string, int>>& parts) {
+  int out = 0;
+  for (const auto& part : parts) out += part.second;
+  WeightItem whole = {.format = format};
+  const WeightView view = Place(whole, out, in, 1);
+  int row = 0;
+  for (const auto& [name, rows] : parts) {
+    WeightItem& item = Add(WeightItem::Kind::kMatrix, name, {rows, in}, whole.target);
+    item.format = format;
+    item.scales = whole.scales;
+    item.row_begin = row;
+    row += rows;
+  }
+  return view;
+}
+
+WeightView WeightLayout::GateUp(WeightFormat format, const std::string& gate, const std::string& up,
+                                int width, int in) {
+  WeightItem& item = Add(WeightItem::Kind::kGate, gate, {width, in}, nullptr);
+  item.up_name = up;
+  item.format = format;
+  return Place(item, GateUpRows(width), in, 1);
 }
 
 std::vector<WeightView> WeightLayout::Experts(WeightItem& item, int out, int in) {
   const int64_t experts = item.shape[0];
-  item.part_bytes = PackedElements(out, in) * sizeof(Bf16);
-  item.target = Take(item.part_bytes * experts);
-  const uintptr_t first = reinterpret_cast<uintptr_t>(item.target);
+  Place(item, out, in, experts);
   std::vector<WeightView> views;
-  for (int64_t e = 0; e < experts; ++e) {
-    views.push_back({reinterpret_cast<const Bf16*>(first + e * item.part_bytes), out, in});
-  }
+  for (int64_t e = 0; e < experts; ++e) views.push_back(ViewOf(item, out, in, e));
   return views;
 }
 
-std::vector<WeightView> WeightLayout::ExpertGateUp(const std::string& name, int experts, int width,
-                                                   int in) {
-  return Experts(
-      Add(WeightItem::Kind::kExpertGateUp, name, {experts, int64_t{2} * width, in}, nullptr),
-      GateUpRows(width), in);
+std::vector<WeightView> WeightLayout::ExpertGateUp(WeightFormat format, const std::string& name,
+                                                   int experts, int width, int in) {
+  WeightItem& item =
+      Add(WeightItem::Kind::kExpertGateUp, name, {experts, int64_t{2} * width, in}, nullptr);
+  item.format = format;
+  return Experts(item, GateUpRows(width), in);
 }
 
-std::vector<WeightView> WeightLayout::ExpertDown(const std::string& name, int experts, int out,
-                                                 int width) {
-  return Experts(Add(WeightItem::Kind::kExpertDown, name, {experts, out, width}, nullptr), out,
-                 width);
+std::vector<WeightView> WeightLayout::ExpertDown(WeightFormat format, const std::string& name,
+                                                 int experts, int out, int width) {
+  WeightItem& item = Add(WeightItem::Kind::kExpertDown, name, {experts, out, width}, nullptr);
+  item.format = format;
+  return Experts(item, out, width);
 }
 
 WeightView WeightLayout::Clusters(const std::string& name, int rows, int in, int cluster_rows) {
-  const size_t bytes = PackedElements(cluster_rows, in) * sizeof(Bf16);
-  WeightItem& item = Add(WeightItem::Kind::kClusters, name, {rows, in},
-                         Take(bytes * static_cast<size_t>(rows / cluster_rows)));
-  item.part_bytes = bytes;
+  WeightItem& item = Add(WeightItem::Kind::kClusters, name, {rows, in}, nullptr);
   item.cluster_rows = cluster_rows;
-  return {reinterpret_cast<const Bf16*>(item.target), cluster_rows, in};
+  return Place(item, cluster_rows, in, rows / cluster_rows);
 }
 
 const float* WeightLayout::Vector(const std::string& name, int size, float scale) {

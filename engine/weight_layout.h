@@ -13,7 +13,7 @@
 
 namespace tandem::engine {
 
-// One checkpoint tensor and where its values go.
+// One checkpoint tensor, and where its values go and as what.
 struct WeightItem {
   enum class Kind {
     kMatrix,        // rows of a packed matrix, from row `row_begin` on
@@ -29,8 +29,12 @@ struct WeightItem {
   std::string name;     // as the model's weights are named; the loader knows where files have it
   std::string up_name;  // kGate only
   std::vector<int64_t> shape;
-  std::byte* target = nullptr;  // first packed matrix, the vector, or the ids
-  size_t part_bytes = 0;        // from one expert's or cluster's matrix to the next
+  std::byte* target = nullptr;  // first packed matrix or its codes, the vector, or the ids
+  kernels::WeightFormat format = kernels::WeightFormat::kBf16;  // of matrices
+  kernels::F16* scales = nullptr;                               // of the first matrix of codes
+  // From one expert's or cluster's matrix to the next.
+  size_t part_bytes = 0;
+  size_t part_scales = 0;
   int row_begin = 0;
   int cluster_rows = 0;
   float scale = 1.0f;
@@ -49,16 +53,20 @@ class WeightLayout {
   size_t used() const { return used_; }
 
   // A packed matrix that tensors of (name, rows) fill from top to bottom.
-  kernels::WeightView Matrix(int in, const std::vector<std::pair<std::string, int>>& parts);
+  kernels::WeightView Matrix(kernels::WeightFormat format, int in,
+                             const std::vector<std::pair<std::string, int>>& parts);
   // Interleaved as kernels::LinearGegluArgs wants it.
-  kernels::WeightView GateUp(const std::string& gate, const std::string& up, int width, int in);
+  kernels::WeightView GateUp(kernels::WeightFormat format, const std::string& gate,
+                             const std::string& up, int width, int in);
   // [experts, 2 * width, in] and [experts, out, width].
-  std::vector<kernels::WeightView> ExpertGateUp(const std::string& name, int experts, int width,
+  std::vector<kernels::WeightView> ExpertGateUp(kernels::WeightFormat format,
+                                                const std::string& name, int experts, int width,
                                                 int in);
-  std::vector<kernels::WeightView> ExpertDown(const std::string& name, int experts, int out,
-                                              int width);
+  std::vector<kernels::WeightView> ExpertDown(kernels::WeightFormat format, const std::string& name,
+                                              int experts, int out, int width);
   // Rows of [rows, in] in the order of the TokenIds placed last, `cluster_rows` to a packed matrix;
   // the first one.
+  // Bf16: the few that are chosen cost little to read (kernels.md 4.4).
   kernels::WeightView Clusters(const std::string& name, int rows, int in, int cluster_rows);
   const float* Vector(const std::string& name, int size, float scale = 1.0f);
   const int32_t* TokenIds(const std::string& name, int size);
@@ -68,6 +76,8 @@ class WeightLayout {
   WeightItem& Add(WeightItem::Kind kind, const std::string& name, std::vector<int64_t> shape,
                   std::byte* target);
   std::vector<kernels::WeightView> Experts(WeightItem& item, int out, int in);
+  // Takes the place of `count` matrices, one behind the other, for `item`, whose format is set.
+  kernels::WeightView Place(WeightItem& item, int out, int in, int64_t count);
 
   uintptr_t base_;
   std::vector<WeightItem>& items_;

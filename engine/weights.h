@@ -53,22 +53,29 @@ struct Weights {
   std::vector<LayerWeights> layers;
 };
 
+// What embeddings, heads and the projections of per-layer embeddings are held as when all else is
+// `format`: 8 bits at least (gemma4.md 8, row 16). Routers and the per-layer table stay bf16.
+kernels::WeightFormat SensitiveFormat(kernels::WeightFormat format);
+
 // Places what a dense layer without per-layer embeddings has: norms, projections, MLP, scalar.
 //   prefix   of the layer's tensors, with the dot behind its number
 //   owns_kv  false: a layer that shares KV; then qkv has only q rows, and there is no k_norm
 LayerWeights LayOutLayer(WeightLayout& layout, const std::string& prefix, int hidden,
-                         const LayerDesc& desc, bool owns_kv);
+                         const LayerDesc& desc, bool owns_kv, kernels::WeightFormat format);
 
 // Places every weight but the PLE table behind `base` (64-byte aligned; null to learn the size).
 //   weights  views and pointers into that memory
 //   items    what has to be read, in memory order; names behind the text prefix, but for the
 //            untied head, which is named from the root
+//   format   of matrices, but for those of SensitiveFormat
 //   returns  bytes used
 size_t LayOutWeights(const ModelConfig& config, std::byte* base, Weights& weights,
-                     std::vector<WeightItem>& items);
+                     std::vector<WeightItem>& items,
+                     kernels::WeightFormat format = kernels::WeightFormat::kBf16);
 
 // Bytes of LayOutWeights, and of the per-layer embedding table, which stays as stored.
-size_t WeightBytes(const ModelConfig& config);
+size_t WeightBytes(const ModelConfig& config,
+                   kernels::WeightFormat format = kernels::WeightFormat::kBf16);
 size_t PleTableBytes(const ModelConfig& config);
 
 }  // namespace tandem::engine
