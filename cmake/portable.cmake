@@ -3,9 +3,11 @@
 
 option(TANDEM_GPU_CHECK "Build the device tests and benchmarks that tools/gpu_check runs" OFF)
 set(TANDEM_GPU_CHECK_DIR "${PROJECT_BINARY_DIR}/gpu_check")
+set(TANDEM_TEST_ROOT "${PROJECT_SOURCE_DIR}")  # whose tests/golden tests read
 if(NOT TANDEM_GPU_CHECK)
   return()
 endif()
+set(TANDEM_TEST_ROOT ".")  # the checkout that a program runs in
 if(NOT TANDEM_WITH_CUDA)
   message(FATAL_ERROR "TANDEM_GPU_CHECK needs nvcc")
 endif()
