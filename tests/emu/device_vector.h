@@ -10,4 +10,9 @@ namespace tandem::kernels {
 template <typename T>
 using DeviceVector = std::vector<T>;
 
+template <typename T>
+DeviceVector<T> OnDevice(const std::vector<T>& x) {
+  return DeviceVector<T>(x.begin(), x.end());
+}
+
 }  // namespace tandem::kernels
