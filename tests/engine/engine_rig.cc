@@ -38,12 +38,13 @@ kernels::CpuBackendPtr MakeBackend(const RigConfig& config) {
 EngineRig::EngineRig(const std::string& model_dir, const RigConfig& config,
                      const engine::LoadOptions& options)
     : backend(MakeBackend(config)), config(config) {
-  model = Must(engine::LoadCheckpoint(model_dir, options, kernels::CpuOps(*backend), nullptr));
+  if (config.device) device = config.device(*backend);
+  model = Must(engine::LoadCheckpoint(model_dir, options, ops(), nullptr));
   Start();
 }
 
 EngineRig::EngineRig(engine::Model loaded, kernels::CpuBackendPtr made, const RigConfig& config)
-    : model(std::move(loaded)), backend(std::move(made)), config(config) {
+    : backend(std::move(made)), model(std::move(loaded)), config(config) {
   Start();
 }
 
@@ -57,7 +58,8 @@ void EngineRig::Start() {
     std::vector<kvcache::LayerKv> layers = Must(engine::KvLayers(model.config, group, formats));
     if (layers.empty()) continue;
     stores[group] = std::make_unique<kvcache::BlockStore>(Must(kvcache::BlockStore::Create(
-        Must(kvcache::MakeGroupLayout(config.block_tokens, std::move(layers))), config.blocks)));
+        Must(kvcache::MakeGroupLayout(config.block_tokens, std::move(layers))), config.blocks,
+        ops().memory)));
     pointers[group] = stores[group].get();
     free_[group].resize(config.blocks);
     for (int b = 0; b < config.blocks; ++b) {
@@ -68,7 +70,7 @@ void EngineRig::Start() {
   }
   engine::RunnerConfig runner_config;
   runner_config.max_step_rows = config.max_step_rows;
-  runner = Must(engine::Runner::Create(model, kernels::CpuOps(*backend), pointers, runner_config));
+  runner = Must(engine::Runner::Create(model, ops(), pointers, runner_config));
 }
 
 void EngineRig::Poison(KvGroup group, int32_t block) {
@@ -126,6 +128,7 @@ void EngineRig::Step(std::span<RigRun> runs, const engine::StepTrace& trace) {
     engine::Segment segment;
     segment.row_begin = static_cast<int>(batch.ids.size());
     segment.num_rows = run.rows;
+    segment.num_prompt_rows = std::clamp(sequence.prompt_tokens - sequence.done, 0, run.rows);
     Cover(sequence, run.rows);
     for (const KvGroup group : {kSliding, kFull}) {
       if (stores[group] != nullptr) segment.block_table[group] = sequence.tables[group];

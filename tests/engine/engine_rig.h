@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,10 +17,15 @@
 #include "engine/load_model.h"
 #include "engine/runner.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kvcache/block_store.h"
 #include "kvcache/kv_formats.h"
 
 namespace tandem::testing {
+
+// Makes the device that the engine runs on; its host is the rig's CPU backend.
+using MakeDevice =
+    std::function<std::unique_ptr<kernels::DeviceBackend>(kernels::CpuBackend& host)>;
 
 struct RigConfig {
   kernels::CpuIsa isa = kernels::BestCpuIsa();
@@ -29,6 +35,7 @@ struct RigConfig {
   int block_tokens = 16;
   int blocks = 64;  // per group
   int max_step_rows = 256;
+  MakeDevice device = nullptr;  // null: the CPU
   bool poison =
       true;  // fill blocks that nobody holds with NaN; costs more than a tiny model's step
 };
@@ -37,6 +44,7 @@ struct RigConfig {
 struct RigSequence {
   std::vector<int32_t> ids;
   int done = 0;
+  int prompt_tokens = 0;  // ids that were given, for backends that run them apart
   std::array<std::vector<int32_t>, engine::kNumKvGroups> tables;
 };
 
@@ -77,8 +85,13 @@ class EngineRig {
 
   std::vector<engine::BlockCopy> copies;  // that the next Step begins with
 
-  engine::Model model;
+  const kernels::Ops& ops() const {
+    return device != nullptr ? device->ops() : kernels::CpuOps(*backend);
+  }
+
   kernels::CpuBackendPtr backend;
+  std::unique_ptr<kernels::DeviceBackend> device;
+  engine::Model model;
   RigConfig config;
   std::array<std::unique_ptr<kvcache::BlockStore>, engine::kNumKvGroups> stores;
   std::unique_ptr<engine::Runner> runner;

@@ -26,8 +26,8 @@ const engine::SamplingParams kGreedy{.temperature = 0.0f};
 AssistantRig::AssistantRig(const std::string& variant, const RigConfig& config)
     : rig(GoldenDir(variant) + "/target", config),
       model(Must(engine::LoadAssistant(GoldenDir(variant) + "/assistant", rig.model.config,
-                                       kernels::CpuOps(*rig.backend), nullptr))),
-      ops(kernels::CpuOps(*rig.backend)) {
+                                       rig.ops(), nullptr))),
+      ops(rig.ops()) {
   Create();
 }
 

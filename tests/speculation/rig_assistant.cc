@@ -32,15 +32,13 @@ std::unique_ptr<RigAssistant> LoadRigAssistant(const std::string& variant, Engin
 std::unique_ptr<RigAssistant> LoadRigAssistantFrom(const std::string& dir, EngineRig& rig,
                                                    int max_slots, const kernels::Ops* ops) {
   auto made = std::make_unique<RigAssistant>();
-  made->model =
-      Must(engine::LoadAssistant(dir, rig.model.config, kernels::CpuOps(*rig.backend), nullptr));
+  made->model = Must(engine::LoadAssistant(dir, rig.model.config, rig.ops(), nullptr));
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
   for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
     stores[group] = rig.stores[group].get();
   }
   made->assistant = Must(engine::Assistant::Create(
-      made->model, rig.model, ops != nullptr ? *ops : kernels::CpuOps(*rig.backend), stores,
-      {.max_slots = max_slots}));
+      made->model, rig.model, ops != nullptr ? *ops : rig.ops(), stores, {.max_slots = max_slots}));
   return made;
 }
 

@@ -51,9 +51,8 @@ DraftedSequence NewSequence(std::vector<int32_t> prompt, int tokens, int max_dra
 RoundRig::RoundRig(EngineRig& rig, engine::Propose propose, const kernels::Ops* ops) : rig(rig) {
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
   for (const KvGroup group : {kSliding, kFull}) stores[group] = rig.stores[group].get();
-  auto runner =
-      engine::Runner::Create(rig.model, ops != nullptr ? *ops : kernels::CpuOps(*rig.backend),
-                             stores, {.max_step_rows = rig.config.max_step_rows}, propose);
+  auto runner = engine::Runner::Create(rig.model, ops != nullptr ? *ops : rig.ops(), stores,
+                                       {.max_step_rows = rig.config.max_step_rows}, propose);
   if (!runner.ok()) {
     std::cerr << "round rig: " << runner.status() << std::endl;
     std::abort();
@@ -72,6 +71,8 @@ void RoundRig::Step(std::span<DraftedSequence* const> sequences, int chunk) {
     segment.row_begin = static_cast<int>(batch.ids.size());
     segment.num_rows = std::min(known - s->sequence.done, chunk) + drafts;
     segment.num_drafts = drafts;
+    segment.num_prompt_rows =
+        std::clamp(static_cast<int>(s->prompt.size()) - s->sequence.done, 0, segment.num_rows);
     rig.Cover(s->sequence, segment.num_rows);
     for (const KvGroup group : {kSliding, kFull}) {
       if (rig.stores[group] != nullptr) segment.block_table[group] = s->sequence.tables[group];

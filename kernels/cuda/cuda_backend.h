@@ -1,0 +1,43 @@
+// The CUDA backend, and its double for tests: the same operations on emulated kernels.
+//
+// Numbers   are rounded where the CPU backend rounds: f32 in memory, bf16 what a product reads.
+// Work      is queued in one stream; the host waits where something is fetched or collected. Rows
+//           of prompts and generated rows are two classes, with products and attention of their own
+//           (kernels.md 3.1).
+// Memory    Weights, KV and activations are what the engine asks for. Beside them the backend holds
+//           the arrays of a step, partial results of attention and what experts work in; these grow
+//           to the largest step that ever ran.
+// Errors    Status of a call that failed is kept and told by Ops::status: once a device is lost
+//           it stays so.
+// Threads   one caller at a time, the thread that made it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/ops.h"
+
+namespace tandem::kernels {
+
+class DeviceBackend {
+ public:
+  virtual ~DeviceBackend() = default;
+  virtual const Ops& ops() const = 0;
+  // Device memory, now.
+  virtual absl::StatusOr<size_t> FreeBytes() const = 0;
+};
+
+struct DeviceBackendConfig {
+  int device = 0;  // index
+  // Partial results of attention held at a time; a step that needs more takes several waves.
+  size_t attention_bytes = size_t{256} << 20;
+};
+
+// Opens a device; `host` does what is left to the host, and outlives the backend. The errors of
+// cuda::Device::Open (device.h). Only in programs with the kernels of nvcc.
+absl::StatusOr<std::unique_ptr<DeviceBackend>> MakeCudaBackend(const DeviceBackendConfig& config,
+                                                               CpuBackend& host);
+
+}  // namespace tandem::kernels
