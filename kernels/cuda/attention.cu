@@ -1,20 +1,19 @@
 // Joins the partial results of split attention, and chooses its kernels.
 //
-//   out[t, n, :] = o / l of all chunks that the row sees, 0 where l is 0; then s (1/sqrt(D)) H out
-//   where V is stored rotated
+//   out[t, n, :] = o / l of all chunks that the row sees, finished as attention_finish.h says
 //
 // Order     a left fold over the chunks of a super-chunk, ascending, then over super-chunks: as in
 //           blocks that walk a whole super-chunk (attention_split.h).
 // Launch    grid = ceil(rows * q heads / 8), block = 256; a warp per row and head, D/32 values that
-//           are neighbours per lane. Rows of other waves are passed over.
+//           are neighbours per lane. Rows of other waves and of no part are passed over.
 // Traffic   reads 4*D + 8 B per row, head and unit that it sees, which come from L2 where batches
 //           are small; writes 2*D B per row and head. 60 B of the plan.
 // Roofline  memory bound, latency bound in small steps.
 // Truth     tests/emu/attention_test.cc.
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_finish.h"
 #include "kernels/cuda/attention_fold.h"
-#include "kernels/cuda/attention_split.h"
-#include "kernels/cuda/rotate.h"
+#include "kernels/cuda/attention_instances.h"
 
 namespace tandem::kernels::K_WORLD {
 
@@ -118,41 +117,40 @@ __global__ void __launch_bounds__(kMergeThreads) AttnMergeKernel(const Attention
     }
   }
 
-  const float inverse = total.sum == 0.0f ? 0.0f : div_rn(1.0f, total.sum);
-  K_UNROLL
-  for (int i = 0; i < kValues; ++i) total.o[i] = mul_rn(total.o[i], inverse);
-  if (KvHasScale(args.v_format)) {
-    Hadamard<kDim>(total.o, lane);
-    K_UNROLL
-    for (int i = 0; i < kValues; ++i) total.o[i] = mul_rn(total.o[i], kRotationScale<kDim>);
-    FlipSigns<kDim>(total.o, lane);
-  }
-  bf16* out = args.out + int64_t{index} * kDim + lane * kValues;
-  K_UNROLL
-  for (int i = 0; i < kValues; i += 8) {
-    Bf16x8 values;
-    K_UNROLL
-    for (int j = 0; j < 8; ++j) values[j] = f32_to_bf16_rn(total.o[i + j]);
-    st(reinterpret_cast<Bf16x8*>(out + i), values);
-  }
+  FinishRow<kDim>(total.o, InverseSum(total.sum), args.v_format, args.out + int64_t{index} * kDim);
 }
 
 namespace {
 
-SplitKernel ChooseSplit(const AttentionShape& shape, AttentionGrain grain) {
-  if (shape.k_format == shape.v_format) {
-    switch (shape.k_format) {
-      case KvFormat::kBf16:
-        return SplitKernelBf16(shape.head_dim, grain);
-      case KvFormat::kQ8:
-        return SplitKernelQ8(shape.head_dim, grain);
-      case KvFormat::kTurbo4:
-        return SplitKernelTurbo4(shape.head_dim, grain);
-      default:
-        break;
+// Kernels of one pair of formats.
+struct Instances {
+  int k_format;
+  int v_format;
+  SplitKernel (*split)(int head_dim, AttentionGrain grain);
+  DirectKernel (*direct)(int head_dim);
+};
+
+template <int kKFormat, int kVFormat>
+constexpr Instances InstancesOf() {
+  return {kKFormat, kVFormat, SplitKernelOf<kKFormat, kVFormat>,
+          DirectKernelOf<kKFormat, kVFormat>};
+}
+
+constexpr Instances kInstances[] = {
+    InstancesOf<kBf16Kv, kBf16Kv>(),     InstancesOf<kF16Kv, kF16Kv>(),
+    InstancesOf<kQ8Kv, kQ8Kv>(),         InstancesOf<kQ8Kv, kTurbo4Kv>(),
+    InstancesOf<kTurbo4Kv, kTurbo4Kv>(), InstancesOf<kTurbo4Kv, kTurbo3Kv>(),
+    InstancesOf<kTurbo3Kv, kTurbo3Kv>(), InstancesOf<kTurbo3Kv, kTurbo2Kv>(),
+    InstancesOf<kTurbo2Kv, kTurbo2Kv>(),
+};
+
+Instances ChooseInstances(KvFormat k_format, KvFormat v_format) {
+  for (const Instances& one : kInstances) {
+    if (one.k_format == static_cast<int>(k_format) && one.v_format == static_cast<int>(v_format)) {
+      return one;
     }
   }
-  return SplitKernelAny(shape.head_dim, grain);
+  return InstancesOf<kAnyFormat, kAnyFormat>();
 }
 
 }  // namespace
@@ -170,14 +168,14 @@ bool AttentionSupports(const AttentionShape& shape) {
 }
 
 bool AllowAttention(const AttentionShape& shape, AttentionGrain grain) {
-  const SplitKernel split = ChooseSplit(shape, grain);
+  const SplitKernel split =
+      ChooseInstances(shape.k_format, shape.v_format).split(shape.head_dim, grain);
   return AllowSharedMemory(split.kernel, split.shared_bytes);
 }
 
 void AttentionSplit(const AttentionSplitArgs& args, Stream stream) {
-  const SplitKernel split = ChooseSplit(
-      {.head_dim = args.head_dim, .k_format = args.kv.k_format, .v_format = args.kv.v_format},
-      args.work.grain);
+  const SplitKernel split =
+      ChooseInstances(args.kv.k_format, args.kv.v_format).split(args.head_dim, args.work.grain);
   launch(split.kernel, args.blocks, split.threads, split.shared_bytes, stream, args);
 }
 
@@ -186,6 +184,12 @@ void AttentionMerge(const AttentionMergeArgs& args, Stream stream) {
   if (warps == 0) return;
   launch(args.head_dim == 256 ? AttnMergeKernel<256> : AttnMergeKernel<512>,
          (warps + kMergeWarps - 1) / kMergeWarps, kMergeThreads, 0, stream, args);
+}
+
+void AttentionDirect(const AttentionDirectArgs& args, Stream stream) {
+  const DirectKernel direct =
+      ChooseInstances(args.kv.k_format, args.kv.v_format).direct(args.head_dim);
+  launch(direct.kernel, args.blocks, direct.threads, direct.shared_bytes, stream, args);
 }
 
 }  // namespace tandem::kernels::K_WORLD

@@ -1,4 +1,4 @@
-// Every cell of every pair of formats as split attention reads it (KV-1).
+// Every cell of every pair of formats as attention reads it (KV-1).
 #include <gtest/gtest.h>
 
 #include <span>
@@ -36,16 +36,19 @@ TEST_P(AttentionCellsTest, ARowThatPointsAtOnePositionGetsItsValue) {
         const std::vector<float> value = InModelSpace(batch.kv().ReadV(block, 0, cell), v);
         want.insert(want.end(), value.begin(), value.end());
       }
-      // When all of them attend to all positions.
-      const StepResult got =
-          RunStep(batch, AllRows(batch), {.grain = {.m_tiles = 1 + variant % 2}});
+      // When all of them attend to all positions, in both ways.
+      const StepResult results[] = {
+          RunStep(batch, AllRows(batch), {.grain = {.m_tiles = 1 + variant % 2}}),
+          RunDirectStep(batch, AllRows(batch), {})};
       // Then each row is the value at its position.
-      ASSERT_EQ(got.error, "");
-      for (int p = 0; p < positions; ++p) {
-        ASSERT_LE(RelativeError(std::span(got.out).subspan(p * dim, dim),
-                                std::span(want).subspan(p * dim, dim)),
-                  kAttentionTolerance)
-            << p;
+      for (const StepResult& got : results) {
+        ASSERT_EQ(got.error, "");
+        for (int p = 0; p < positions; ++p) {
+          ASSERT_LE(RelativeError(std::span(got.out).subspan(p * dim, dim),
+                                  std::span(want).subspan(p * dim, dim)),
+                    kAttentionTolerance)
+              << p;
+        }
       }
       ++variant;
     }

@@ -104,5 +104,60 @@ TEST(AttentionPlanTest, SmallStepsAreCutFinelyAndLargeOnesCoarsely) {
   EXPECT_FALSE(ChooseAttentionGrain(ArgsOf(step, {}, 0), 21).super_chunks);
 }
 
+TEST(DirectPlanTest, EveryPackedRowHasOneItemWithAllThatItSees) {
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    const Step step = RandomStep(seed);
+    const int group = static_cast<int>(seed % 5) + 1;
+    AttentionPlan plan;
+    PlanDirectAttention(step.cu_rows, step.visible, group, &plan);
+    ASSERT_EQ(plan.waves.size(), 1u);
+    ASSERT_EQ(plan.waves[0].item_end, static_cast<int>(plan.items.size()));
+    std::vector<int> met(step.visible.size() * group);
+    for (const AttentionItem& item : plan.items) {
+      const AttentionPart& part = plan.parts[item.part];
+      for (int packed = 32 * item.m_tile; packed < 32 * (item.m_tile + 1); ++packed) {
+        if (packed >= part.num_rows * group) break;
+        const int row = part.row_begin + packed / group;
+        const VisibleInterval& seen = step.visible[row];
+        ASSERT_EQ(plan.part_of_row[row], item.part);
+        ASSERT_TRUE(step.cu_rows[part.segment] <= row && row < step.cu_rows[part.segment + 1]);
+        ASSERT_TRUE(seen.begin >= seen.end || (item.begin <= seen.begin && seen.end <= item.end));
+        ++met[row * group + packed % group];
+      }
+    }
+    EXPECT_EQ(met, std::vector<int>(met.size(), 1));
+  }
+}
+
+TEST(DirectPlanTest, LongItemsComeFirst) {
+  Step step;
+  for (const int end : {10, 500, 500, 90}) {
+    step.visible.push_back({0, end});
+    step.cu_rows.push_back(static_cast<int>(step.visible.size()));
+  }
+  AttentionPlan plan;
+  PlanDirectAttention(step.cu_rows, step.visible, /*group=*/1, &plan);
+  std::vector<int> parts;
+  for (const AttentionItem& item : plan.items) parts.push_back(item.part);
+  EXPECT_EQ(parts, std::vector<int>({1, 2, 3, 0}));
+}
+
+TEST(DirectPlanTest, RowsBehindTheLastSegmentAreInNoPart) {
+  const std::vector<int32_t> cu_rows = {0, 1, 1};
+  const std::vector<VisibleInterval> visible = {{0, 4}, {0, 0}};
+  AttentionPlan plan;
+  PlanDirectAttention(cu_rows, visible, /*group=*/2, &plan);
+  EXPECT_EQ(plan.parts.size(), 1u);
+  EXPECT_EQ(plan.part_of_row, std::vector<int32_t>({0, -1}));
+  ASSERT_TRUE(PlanAttention({.cu_rows = cu_rows,
+                             .visible = visible,
+                             .group = 2,
+                             .num_kv_heads = 1,
+                             .chunk_tokens = 64,
+                             .max_slots = 10},
+                            &plan));
+  EXPECT_EQ(plan.part_of_row, std::vector<int32_t>({0, -1}));
+}
+
 }  // namespace
 }  // namespace tandem::kernels

@@ -1,5 +1,7 @@
-// Emulated split attention over a batch, or over rows of it in any order, and its truth in f64.
+// Emulated attention over a batch, or over rows of it in any order, and its truth in f64.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
@@ -8,9 +10,26 @@
 #include <vector>
 
 #include "kernels/cuda/attention.h"
+#include "tests/emu/device_vector.h"
 #include "tests/kernels/paged_kv.h"
 
 namespace tandem::kernels {
+
+struct FormatPair {
+  KvFormat k;
+  KvFormat v;
+};
+
+// Some with kernels of their own, and mixed ones.
+constexpr FormatPair kPairs[] = {
+    {KvFormat::kBf16, KvFormat::kBf16},     {KvFormat::kQ8, KvFormat::kQ8},
+    {KvFormat::kTurbo4, KvFormat::kTurbo4}, {KvFormat::kTurbo3, KvFormat::kTurbo2},
+    {KvFormat::kBf16, KvFormat::kTurbo4},   {KvFormat::kQ8, KvFormat::kF16}};
+
+inline std::string PairName(const testing::TestParamInfo<FormatPair>& info) {
+  return std::to_string(static_cast<int>(info.param.k)) + "_" +
+         std::to_string(static_cast<int>(info.param.v));
+}
 
 constexpr double kAttentionTolerance = 4e-3;  // bf16 outputs (kernels.md 11)
 
@@ -29,20 +48,24 @@ inline std::vector<StepRows> AllRows(const AttentionBatch& batch) {
 }
 
 struct StepOptions {
-  AttentionGrain grain;
+  AttentionGrain grain;  // of split attention
   int chunk_tokens = 64;
   int blocks = 5;  // of the grid
   int64_t max_slots = int64_t{1} << 40;
+  int padding_rows = 0;  // behind the others, of no segment
   emu::Schedule schedule;
 };
 
 struct StepResult {
-  std::vector<float> out;  // [rows, row_values], values of bf16
+  std::vector<float>
+      out;  // [rows, row_values], values of bf16; kUntouched where nothing was stored
   int waves = 0;
   emu::TrafficBytes split;
   emu::TrafficBytes merge;
+  emu::TrafficBytes direct;
   std::string error;
 };
+constexpr float kUntouched = -77.0f;
 
 // What the kernel is given for q, and what that is worth in the model's space.
 inline void StoreQuery(const float* q, KvFormat k_format, int dim, uint16_t* operand) {
@@ -59,96 +82,198 @@ inline float QueryValue(float q, KvFormat k_format) {
   return k_format == KvFormat::kBf16 ? ToFloat(ToBf16(q)) : q;
 }
 
-// The rows of `pieces`, each piece a segment of its own, one behind the other.
-inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRows>& pieces,
-                          const StepOptions& options) {
-  const int dim = batch.shape().head_dim, heads = batch.num_q_heads();
-  const int kv_heads = batch.shape().num_kv_heads;
-  const int64_t q_head_stride = 2 * dim, q_stride = heads * q_head_stride + 8;
-  const std::vector<AttentionSegment> segments = batch.Segments();
+// The arrays of one step over a batch, as the kernels take them.
+struct StepArrays {
+  const AttentionBatch* batch = nullptr;
+  StepOptions options;
   std::vector<int32_t> cu_rows = {0};
-  std::vector<VisibleInterval> visible;
-  std::vector<uint16_t> q;
-  size_t table_stride = 1;
+  DeviceVector<VisibleInterval> visible;
+  int64_t q_head_stride = 0;
+  int64_t q_stride = 0;
+  DeviceVector<uint16_t> q;
+  int64_t table_stride = 1;
+  DeviceVector<int32_t> tables;
+  DeviceVector<AttentionWave> waves;
+  DeviceVector<AttentionItem> items;
+  DeviceVector<AttentionPart> parts;
+  DeviceVector<int32_t> part_of_row;
+  AttentionGrain grain;
+  int64_t max_slots = 0;
+  DeviceVector<emu::float4> partials;
+  DeviceVector<cuda_emu::Bf16x8> out;
+};
+
+// The rows of `pieces`, each piece a segment of its own, one behind the other; without a plan.
+inline StepArrays MakeStepArrays(const AttentionBatch& batch, const std::vector<StepRows>& pieces,
+                                 const StepOptions& options) {
+  const int dim = batch.shape().head_dim, heads = batch.num_q_heads();
+  const int log2_block = batch.shape().log2_block_tokens;
+  StepArrays step = {.batch = &batch, .options = options};
+  step.q_head_stride = 2 * dim;
+  step.q_stride = heads * step.q_head_stride + 8;
+  const std::vector<AttentionSegment> segments = batch.Segments();
   for (const StepRows& piece : pieces) {
     for (int i = 0; i < piece.num_rows; ++i) {
       const int row = segments[piece.segment].row_begin + piece.row_begin + i;
-      visible.push_back({batch.visible(row).begin, batch.visible(row).end});
-      q.resize(visible.size() * q_stride, 0x7fff);  // NaN between heads and rows
+      step.visible.push_back({batch.visible(row).begin, batch.visible(row).end});
+      // NaN between heads and rows.
+      step.q.resize(step.visible.size() * step.q_stride, 0x7fff);
+      uint16_t* q_row = &step.q[(step.visible.size() - 1) * step.q_stride];
       for (int n = 0; n < heads; ++n) {
         StoreQuery(batch.q(row) + n * dim, batch.shape().k_format, dim,
-                   &q[(visible.size() - 1) * q_stride + n * q_head_stride]);
+                   q_row + n * step.q_head_stride);
       }
-      const size_t blocks = (batch.visible(row).end >> batch.shape().log2_block_tokens) + 1;
-      table_stride = std::max(table_stride, blocks);
+      step.table_stride =
+          std::max<int64_t>(step.table_stride, (batch.visible(row).end >> log2_block) + 1);
     }
-    cu_rows.push_back(static_cast<int32_t>(visible.size()));
+    step.cu_rows.push_back(static_cast<int32_t>(step.visible.size()));
   }
-  // Blocks that no row of a piece sees: an id that must not be read.
-  std::vector<int32_t> tables(pieces.size() * table_stride, 1 << 30);
+  // Blocks behind and before all that a piece sees: an id that must not be read. Between: -1.
+  step.tables.assign(pieces.size() * step.table_stride, 1 << 30);
   for (size_t s = 0; s < pieces.size(); ++s) {
-    for (int row = cu_rows[s]; row < cu_rows[s + 1]; ++row) {
-      for (int p = visible[row].begin; p < visible[row].end; ++p) {
-        const size_t i = p >> batch.shape().log2_block_tokens;
-        tables[s * table_stride + i] = batch.block(pieces[s].segment, p);
+    int32_t* table = &step.tables[s * step.table_stride];
+    int first = 1 << 30, last = -1;
+    for (int row = step.cu_rows[s]; row < step.cu_rows[s + 1]; ++row) {
+      const VisibleInterval& seen = step.visible[row];
+      if (seen.begin >= seen.end) continue;
+      first = std::min(first, seen.begin >> log2_block);
+      last = std::max(last, (seen.end - 1) >> log2_block);
+    }
+    for (int i = first; i <= last; ++i) table[i] = -1;
+    for (int row = step.cu_rows[s]; row < step.cu_rows[s + 1]; ++row) {
+      for (int p = step.visible[row].begin; p < step.visible[row].end; ++p) {
+        table[p >> log2_block] = batch.block(pieces[s].segment, p);
       }
     }
   }
+  step.visible.resize(step.visible.size() + options.padding_rows);
+  step.q.resize(step.visible.size() * step.q_stride, 0x7fff);
+  step.partials.resize(1);
+  cuda_emu::Bf16x8 fill;
+  std::fill_n(fill.v, 8, ToBf16(kUntouched));
+  step.out.assign(step.visible.size() * batch.row_values() / 8, fill);
+  return step;
+}
 
+inline void TakePlan(const AttentionPlan& plan, StepArrays* step) {
+  step->waves.assign(plan.waves.begin(), plan.waves.end());
+  step->items.assign(plan.items.begin(), plan.items.end());
+  step->parts.assign(plan.parts.begin(), plan.parts.end());
+  step->part_of_row.assign(plan.part_of_row.begin(), plan.part_of_row.end());
+  step->grain = plan.grain;
+}
+
+// False when there is no plan.
+inline bool PlanSplit(StepArrays* step) {
+  const AttentionBatch& batch = *step->batch;
+  const int kv_heads = batch.shape().num_kv_heads;
   AttentionPlan plan;
-  StepResult result;
-  if (!PlanAttention({.cu_rows = cu_rows,
-                      .visible = visible,
-                      .group = heads / kv_heads,
+  if (!PlanAttention({.cu_rows = step->cu_rows,
+                      .visible = step->visible,
+                      .group = batch.num_q_heads() / kv_heads,
                       .num_kv_heads = kv_heads,
-                      .chunk_tokens = options.chunk_tokens,
-                      .grain = options.grain,
-                      .max_slots = options.max_slots},
+                      .chunk_tokens = step->options.chunk_tokens,
+                      .grain = step->options.grain,
+                      .max_slots = step->options.max_slots},
                      &plan)) {
+    return false;
+  }
+  TakePlan(plan, step);
+  for (const AttentionWave& wave : plan.waves) {
+    step->max_slots =
+        std::max(step->max_slots, int64_t{wave.item_end - wave.item_begin} * kv_heads);
+  }
+  const size_t bytes = cuda_emu::AttentionWorkspaceBytes(step->max_slots, plan.grain.m_tiles,
+                                                         batch.shape().head_dim);
+  step->partials.assign(bytes / sizeof(emu::float4) + 1, {NAN, NAN, NAN, NAN});
+  return true;
+}
+
+inline void PlanDirect(StepArrays* step) {
+  const int group = step->batch->num_q_heads() / step->batch->shape().num_kv_heads;
+  AttentionPlan plan;
+  PlanDirectAttention(step->cu_rows, step->visible, group, &plan);
+  TakePlan(plan, step);
+}
+
+inline cuda_emu::AttentionWork WorkOf(StepArrays& step, int wave) {
+  return {.wave = &step.waves[wave],
+          .items = step.items.data(),
+          .parts = step.parts.data(),
+          .part_of_row = step.part_of_row.data(),
+          .visible = step.visible.data(),
+          .grain = step.grain,
+          .chunk_tokens = step.options.chunk_tokens,
+          .partials = &step.partials.data()->x,
+          .max_slots = step.max_slots};
+}
+
+inline cuda_emu::AttentionSplitArgs SplitArgsOf(StepArrays& step, int wave) {
+  const AttentionBatch& batch = *step.batch;
+  return {.work = WorkOf(step, wave),
+          .q = step.q.data(),
+          .q_stride = step.q_stride,
+          .q_head_stride = step.q_head_stride,
+          .block_tables = step.tables.data(),
+          .table_stride = step.table_stride,
+          .num_q_heads = batch.num_q_heads(),
+          .num_kv_heads = batch.shape().num_kv_heads,
+          .head_dim = batch.shape().head_dim,
+          .kv = batch.kv().view(),
+          .blocks = step.options.blocks};
+}
+
+inline cuda_emu::AttentionMergeArgs MergeArgsOf(StepArrays& step, int wave) {
+  const AttentionBatch& batch = *step.batch;
+  return {.work = WorkOf(step, wave),
+          .out = step.out.data()->v,
+          .rows = static_cast<int>(step.visible.size()),
+          .num_q_heads = batch.num_q_heads(),
+          .num_kv_heads = batch.shape().num_kv_heads,
+          .head_dim = batch.shape().head_dim,
+          .v_format = batch.shape().v_format};
+}
+
+inline cuda_emu::AttentionDirectArgs DirectArgsOf(StepArrays& step) {
+  const AttentionBatch& batch = *step.batch;
+  return {.work = WorkOf(step, 0),
+          .q = step.q.data(),
+          .q_stride = step.q_stride,
+          .q_head_stride = step.q_head_stride,
+          .block_tables = step.tables.data(),
+          .table_stride = step.table_stride,
+          .num_q_heads = batch.num_q_heads(),
+          .num_kv_heads = batch.shape().num_kv_heads,
+          .head_dim = batch.shape().head_dim,
+          .kv = batch.kv().view(),
+          .out = step.out.data()->v,
+          .blocks = step.options.blocks};
+}
+
+inline std::vector<float> OutputOf(const StepArrays& step) {
+  std::vector<float> out;
+  out.reserve(step.out.size() * 8);
+  for (const cuda_emu::Bf16x8& eight : step.out) {
+    for (const Bf16 x : eight.v) out.push_back(ToFloat(x));
+  }
+  return out;
+}
+
+// Split attention over the rows of `pieces`.
+inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRows>& pieces,
+                          const StepOptions& options) {
+  StepResult result;
+  StepArrays step = MakeStepArrays(batch, pieces, options);
+  if (!PlanSplit(&step)) {
     result.error = "no plan";
     return result;
   }
-  int64_t slots = 0;
-  for (const AttentionWave& wave : plan.waves) {
-    slots = std::max(slots, int64_t{wave.item_end - wave.item_begin} * kv_heads);
-  }
-  std::vector<emu::float4> partials(
-      cuda_emu::AttentionWorkspaceBytes(slots, options.grain.m_tiles, dim) / sizeof(emu::float4) +
-          1,
-      {NAN, NAN, NAN, NAN});
-  std::vector<cuda_emu::Bf16x8> out(visible.size() * batch.row_values() / 8);
+  result.waves = static_cast<int>(step.waves.size());
   emu::Stream stream(options.schedule, /*os_threads=*/2);
-  cuda_emu::AttentionWork work = {.items = plan.items.data(),
-                                  .parts = plan.parts.data(),
-                                  .part_of_row = plan.part_of_row.data(),
-                                  .visible = visible.data(),
-                                  .grain = options.grain,
-                                  .chunk_tokens = options.chunk_tokens,
-                                  .partials = &partials.data()->x,
-                                  .max_slots = slots};
-  for (const AttentionWave& wave : plan.waves) {
-    work.wave = &wave;
-    cuda_emu::AttentionSplit({.work = work,
-                              .q = q.data(),
-                              .q_stride = q_stride,
-                              .q_head_stride = q_head_stride,
-                              .block_tables = tables.data(),
-                              .table_stride = static_cast<int64_t>(table_stride),
-                              .num_q_heads = heads,
-                              .num_kv_heads = kv_heads,
-                              .head_dim = dim,
-                              .kv = batch.kv().view(),
-                              .blocks = options.blocks},
-                             &stream);
+  for (int wave = 0; wave < result.waves; ++wave) {
+    cuda_emu::AttentionSplit(SplitArgsOf(step, wave), &stream);
     const emu::TrafficBytes split = stream.TakeTraffic();
-    cuda_emu::AttentionMerge({.work = work,
-                              .out = out.data()->v,
-                              .rows = static_cast<int>(visible.size()),
-                              .num_q_heads = heads,
-                              .num_kv_heads = kv_heads,
-                              .head_dim = dim,
-                              .v_format = batch.shape().v_format},
-                             &stream);
+    cuda_emu::AttentionMerge(MergeArgsOf(step, wave), &stream);
     const emu::TrafficBytes merge = stream.TakeTraffic();
     result.split.read += split.read;
     result.split.written += split.written;
@@ -156,11 +281,21 @@ inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRow
     result.merge.written += merge.written;
   }
   result.error = stream.TakeError();
-  result.waves = static_cast<int>(plan.waves.size());
-  result.out.reserve(out.size() * 8);
-  for (const cuda_emu::Bf16x8& eight : out) {
-    for (const Bf16 x : eight.v) result.out.push_back(ToFloat(x));
-  }
+  result.out = OutputOf(step);
+  return result;
+}
+
+// Direct attention over the rows of `pieces`.
+inline StepResult RunDirectStep(const AttentionBatch& batch, const std::vector<StepRows>& pieces,
+                                const StepOptions& options) {
+  StepResult result;
+  StepArrays step = MakeStepArrays(batch, pieces, options);
+  PlanDirect(&step);
+  emu::Stream stream(options.schedule, /*os_threads=*/2);
+  cuda_emu::AttentionDirect(DirectArgsOf(step), &stream);
+  result.direct = stream.TakeTraffic();
+  result.error = stream.TakeError();
+  result.out = OutputOf(step);
   return result;
 }
 

@@ -5,8 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <iterator>
-#include <string>
 #include <vector>
 
 #include "tests/emu/attention_step.h"
@@ -16,17 +16,6 @@ namespace tandem::kernels {
 namespace {
 
 using testing::Each;
-
-struct Formats {
-  KvFormat k;
-  KvFormat v;
-};
-
-// Those with kernels of their own, and mixed ones.
-constexpr Formats kPairs[] = {
-    {KvFormat::kBf16, KvFormat::kBf16},     {KvFormat::kQ8, KvFormat::kQ8},
-    {KvFormat::kTurbo4, KvFormat::kTurbo4}, {KvFormat::kTurbo3, KvFormat::kTurbo2},
-    {KvFormat::kBf16, KvFormat::kTurbo4},   {KvFormat::kQ8, KvFormat::kF16}};
 
 // Runs all rows in every schedule; the results are the same and near the truth.
 void ExpectEqualsTruth(const AttentionBatch& batch, StepOptions options) {
@@ -46,7 +35,7 @@ TEST(SplitAttentionTest, EqualsTheTruthForEveryHeadSizeGroupGrainAndKindOfFormat
   int variant = 0;
   for (const int head_dim : {256, 512}) {
     for (const int group : {1, 2, 3, 4, 8, 16}) {
-      const Formats formats = kPairs[variant % std::size(kPairs)];
+      const FormatPair formats = kPairs[variant % std::size(kPairs)];
       const int rows = variant * 4 % 9 + 1;
       const KvShape shape = {.head_dim = head_dim,
                              .num_kv_heads = group < 4 ? 2 : 1,
@@ -81,7 +70,7 @@ TEST(SplitAttentionTest, EqualsTheTruthAtTheEdgesOfChunksAndTilesAndWindows) {
   }
 }
 
-class SplitAttentionInvarianceTest : public testing::TestWithParam<Formats> {
+class SplitAttentionInvarianceTest : public testing::TestWithParam<FormatPair> {
  protected:
   AttentionBatch Batch(int dirt = 0xff) const {
     const KvShape shape = {.num_kv_heads = 1, .k_format = GetParam().k, .v_format = GetParam().v};
@@ -139,11 +128,7 @@ TEST_P(SplitAttentionInvarianceTest, BytesThatNoRowSeesDoNotShow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, SplitAttentionInvarianceTest,
-                         testing::Values(kPairs[0], kPairs[1], kPairs[2], kPairs[3]),
-                         [](const testing::TestParamInfo<Formats>& info) {
-                           return std::to_string(static_cast<int>(info.param.k)) + "_" +
-                                  std::to_string(static_cast<int>(info.param.v));
-                         });
+                         testing::Values(kPairs[0], kPairs[1], kPairs[2], kPairs[3]), PairName);
 
 TEST(SplitAttentionTest, ARowThatSeesNothingIsZero) {
   const AttentionBatch batch({}, /*group=*/1, {{{0, 0}, {0, 3}}, {{7, 7}}});
@@ -153,6 +138,53 @@ TEST(SplitAttentionTest, ARowThatSeesNothingIsZero) {
   const std::vector<float> last(got.out.end() - 256, got.out.end());
   EXPECT_THAT(first, Each(0.0f));
   EXPECT_THAT(last, Each(0.0f));
+}
+
+TEST(SplitAttentionTest, ReleasedBlocksAreNotReadAndRowsOfNoPartStay) {
+  // Given rows that see the first and the last of four blocks, the others released, and padding.
+  const AttentionBatch batch({.log2_block_tokens = 4}, /*group=*/2, {{{0, 16}, {48, 64}}});
+  // When they attend in one piece.
+  const StepResult got = RunStep(batch, AllRows(batch), {.padding_rows = 3});
+  // Then they are right, and padding is what it was.
+  ASSERT_EQ(got.error, "");
+  const size_t values = size_t(batch.rows()) * batch.row_values();
+  const std::vector<float> rows(got.out.begin(), got.out.begin() + values);
+  EXPECT_LE(RelativeError(rows, AttentionTruth(batch)), kAttentionTolerance);
+  EXPECT_THAT(std::vector<float>(got.out.begin() + values, got.out.end()), Each(kUntouched));
+}
+
+TEST(SplitAttentionTest, RecordedLaunchesServeOtherLengths) {
+  // Given the launches of a step of seven rows in one wave, and one more for a second.
+  const KvShape shape = {.num_kv_heads = 2, .k_format = KvFormat::kQ8, .v_format = KvFormat::kQ8};
+  const AttentionBatch batch(shape, /*group=*/2,
+                             {CausalRows(300, 3), CausalRows(90, 3), CausalRows(40, 1)});
+  StepArrays step = MakeStepArrays(batch, AllRows(batch), {});
+  ASSERT_TRUE(PlanSplit(&step));
+  ASSERT_EQ(step.waves.size(), 1u);
+  step.waves.push_back({});
+  // When other rows with other lengths, two of them padding, lie in the same arrays.
+  const std::vector<StepRows> pieces = {{1, 1, 2}, {0, 0, 3}};
+  StepArrays other = MakeStepArrays(batch, pieces, {.padding_rows = 2});
+  ASSERT_TRUE(PlanSplit(&other));
+  for (const int p : {0, 1}) {
+    std::copy_n(&other.tables[p * other.table_stride], other.table_stride,
+                &step.tables[p * step.table_stride]);
+  }
+  std::copy(other.q.begin(), other.q.end(), step.q.begin());
+  std::copy(other.visible.begin(), other.visible.end(), step.visible.begin());
+  ASSERT_LE(other.items.size(), step.items.size());
+  std::copy(other.items.begin(), other.items.end(), step.items.begin());
+  std::copy(other.parts.begin(), other.parts.end(), step.parts.begin());
+  std::copy(other.part_of_row.begin(), other.part_of_row.end(), step.part_of_row.begin());
+  step.waves[0] = other.waves[0];
+  emu::Stream stream(emu::Schedule{}, /*os_threads=*/2);
+  for (const int wave : {0, 1}) {
+    cuda_emu::AttentionSplit(SplitArgsOf(step, wave), &stream);
+    cuda_emu::AttentionMerge(MergeArgsOf(step, wave), &stream);
+  }
+  // Then the result is that of the other step.
+  ASSERT_EQ(stream.TakeError(), "");
+  EXPECT_EQ(OutputOf(step), RunStep(batch, pieces, {.padding_rows = 2}).out);
 }
 
 TEST(SplitAttentionTest, MovesTheBytesOfItsFormulas) {

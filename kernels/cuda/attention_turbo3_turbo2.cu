@@ -1,0 +1,10 @@
+// Attention over K in turbo3, V in turbo2.
+#include "kernels/cuda/attention_direct.h"
+#include "kernels/cuda/attention_split.h"
+
+namespace tandem::kernels::K_WORLD {
+
+template SplitKernel SplitKernelOf<kTurbo3Kv, kTurbo2Kv>(int head_dim, AttentionGrain grain);
+template DirectKernel DirectKernelOf<kTurbo3Kv, kTurbo2Kv>(int head_dim);
+
+}  // namespace tandem::kernels::K_WORLD
