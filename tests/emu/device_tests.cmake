@@ -4,6 +4,8 @@ set(device_tests
   choose_clusters_test.cc
   dequant_weights_test.cc
   device_test.cc
+  embed_codes_test.cc
+  head_test.cc
   kv_encode_test.cc
   kv_blocks_test.cc
   move_rows_test.cc
@@ -13,9 +15,13 @@ set(device_tests
   pick_test.cc
   qkv_post_test.cc
   rope_table_test.cc
+  router_logits_test.cc
   row_ops_test.cc
   samples_test.cc
   verify_test.cc
+  w_linear_clusters_test.cc
+  w_linear_codes_test.cc
+  w_linear_test.cc
   wrappers_test.cc)
 
 tandem_cuda_library(kernel_test_sources ${device_tests})

@@ -1,4 +1,4 @@
-// The CUDA output head under emulation, against the reference.
+// The CUDA output head, against the reference.
 #include "kernels/cuda/head.h"
 
 #include <gtest/gtest.h>
@@ -12,13 +12,14 @@
 #include "kernels/cuda/w_linear_codes.h"
 #include "kernels/reference/linear_ref.h"
 #include "tests/emu/code_matrix.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/linear_problem.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
 namespace {
 
-using cuda_emu::HeadChoice;
+using K_WORLD::HeadChoice;
 
 struct Problem {
   int rows;
@@ -29,7 +30,7 @@ struct Problem {
   std::vector<Bf16> table;
   std::vector<uint32_t> suppressed;
 
-  cuda_emu::HeadArgs args() const {
+  K_WORLD::HeadArgs args() const {
     return {.x = x.data(),
             .x_stride = dim,
             .table = table.data(),
@@ -57,16 +58,16 @@ void Suppress(Problem* p, int id) {
   p->suppressed[id / 32] |= 1u << id % 32;
 }
 
-std::vector<float> Logits(const Problem& p, emu::Stream* stream) {
+std::vector<float> Logits(const Problem& p, KernelStream* stream) {
   std::vector<float> logits(static_cast<size_t>(p.rows) * p.vocab, NAN);
-  cuda_emu::HeadLogits(p.args(), logits.data(), stream);
+  K_WORLD::HeadLogits(p.args(), logits.data(), stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return logits;
 }
 
-std::vector<HeadChoice> Argmax(const Problem& p, emu::Stream* stream) {
-  std::vector<HeadChoice> scratch(cuda_emu::HeadScratch(p.rows, p.vocab)), choices(p.rows);
-  cuda_emu::HeadArgmax(p.args(), scratch.data(), choices.data(), stream);
+std::vector<HeadChoice> Argmax(const Problem& p, KernelStream* stream) {
+  std::vector<HeadChoice> scratch(K_WORLD::HeadScratch(p.rows, p.vocab)), choices(p.rows);
+  K_WORLD::HeadArgmax(p.args(), scratch.data(), choices.data(), stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return choices;
 }
@@ -114,7 +115,7 @@ TEST_P(HeadTest, LogitsAndChoicesEqualTheReferenceInEverySchedule) {
   }
   std::vector<std::vector<float>> results;
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
+    KernelStream stream(schedule, /*os_threads=*/2);
     results.push_back(Logits(p, &stream));
     EXPECT_TRUE(SameBits(Argmax(p, &stream), FirstLargest(results[0], rows, vocab)));
   }
@@ -149,7 +150,7 @@ TEST(HeadChoiceTest, EqualLogitsGoToTheLowestId) {
     std::fill_n(p.table.begin() + id * dim, dim, ToBf16(0.5f));
   }
   // When the best are chosen, and again without the lowest.
-  emu::Stream stream;
+  KernelStream stream;
   const std::vector<HeadChoice> first = Argmax(p, &stream);
   Suppress(&p, 45);
   const std::vector<HeadChoice> second = Argmax(p, &stream);
@@ -167,7 +168,7 @@ TEST(HeadChoiceTest, EqualLogitsGoToTheLowestId) {
 TEST(HeadChoiceTest, WithoutAnyNumberTheChoiceIsStillAToken) {
   Problem p = RandomProblem(1, 64, 70, 30.0f);
   for (Bf16& x : p.x) x = ToBf16(NAN);
-  emu::Stream stream;
+  KernelStream stream;
   const std::vector<HeadChoice> choice = Argmax(p, &stream);
   EXPECT_EQ(choice[0].id, 0);
   EXPECT_EQ(choice[0].value, -INFINITY);
@@ -176,17 +177,17 @@ TEST(HeadChoiceTest, WithoutAnyNumberTheChoiceIsStillAToken) {
 TEST(HeadInvarianceTest, ARowsLogitsAreThoseOfTheLinearLayerForAnyNumberOfRows) {
   const int max_rows = 20, dim = 96, vocab = 48;
   const Problem all = RandomProblem(max_rows, dim, vocab, 0.0f);
-  emu::Stream stream;
+  KernelStream stream;
   std::vector<float> want(max_rows * vocab);
-  cuda_emu::WLinear({.x = all.x.data(),
-                     .x_stride = dim,
-                     .w = all.table.data(),
-                     .y_f32 = want.data(),
-                     .y_stride = vocab,
-                     .rows = max_rows,
-                     .in = dim,
-                     .out = vocab},
-                    &stream);
+  K_WORLD::WLinear({.x = all.x.data(),
+                    .x_stride = dim,
+                    .w = all.table.data(),
+                    .y_f32 = want.data(),
+                    .y_stride = vocab,
+                    .rows = max_rows,
+                    .in = dim,
+                    .out = vocab},
+                   stream.get());
   for (int rows = 1; rows <= max_rows; ++rows) {
     Problem some = all;
     some.rows = rows;
@@ -201,31 +202,31 @@ TEST(HeadCodesTest, HasTheLogitsOfTheInt8LinearLayerAndChoosesTheFirstLargest) {
   const CodeMatrix table = RandomCodes(WeightFormat::kInt8, vocab, dim, 2);
   const std::vector<Bf16> random = RandomBf16(max_rows * dim, 1, 20.0f);
   const DeviceVector<Bf16> x(random.begin(), random.end());
-  emu::Stream stream;
+  KernelStream stream;
   DeviceVector<float> want(max_rows * vocab);
-  cuda_emu::WLinearCodes({.x = x.data(),
-                          .x_stride = dim,
-                          .codes = table.packed.data(),
-                          .scales = table.packed_scales.data(),
-                          .y_f32 = want.data(),
-                          .y_stride = vocab,
-                          .rows = max_rows,
-                          .in = dim,
-                          .out = vocab},
-                         &stream);
+  K_WORLD::WLinearCodes({.x = x.data(),
+                         .x_stride = dim,
+                         .codes = table.packed.data(),
+                         .scales = table.packed_scales.data(),
+                         .y_f32 = want.data(),
+                         .y_stride = vocab,
+                         .rows = max_rows,
+                         .in = dim,
+                         .out = vocab},
+                        stream.get());
   // When any number of rows meets the head, then the bits are the same and the choice is theirs.
   for (int rows = 1; rows <= max_rows; ++rows) {
-    const cuda_emu::HeadArgs args = {.x = x.data(),
-                                     .x_stride = dim,
-                                     .codes = table.packed.data(),
-                                     .scales = table.packed_scales.data(),
-                                     .rows = rows,
-                                     .dim = dim,
-                                     .vocab = vocab};
+    const K_WORLD::HeadArgs args = {.x = x.data(),
+                                    .x_stride = dim,
+                                    .codes = table.packed.data(),
+                                    .scales = table.packed_scales.data(),
+                                    .rows = rows,
+                                    .dim = dim,
+                                    .vocab = vocab};
     DeviceVector<float> logits(rows * vocab);
-    cuda_emu::HeadLogits(args, logits.data(), &stream);
-    DeviceVector<HeadChoice> scratch(cuda_emu::HeadScratch(rows, vocab)), choices(rows);
-    cuda_emu::HeadArgmax(args, scratch.data(), choices.data(), &stream);
+    K_WORLD::HeadLogits(args, logits.data(), stream.get());
+    DeviceVector<HeadChoice> scratch(K_WORLD::HeadScratch(rows, vocab)), choices(rows);
+    K_WORLD::HeadArgmax(args, scratch.data(), choices.data(), stream.get());
     ASSERT_EQ(stream.TakeError(), "");
     const std::vector<float> got(logits.begin(), logits.end());
     EXPECT_TRUE(SameBits(got, {want.begin(), want.begin() + rows * vocab})) << rows;
@@ -234,11 +235,12 @@ TEST(HeadCodesTest, HasTheLogitsOfTheInt8LinearLayerAndChoosesTheFirstLargest) {
 }
 
 TEST(HeadTrafficTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) GTEST_SKIP() << "a device does not count its traffic";
   const int rows = 9, dim = 1536, vocab = 100;
   Problem p = RandomProblem(rows, dim, vocab, 30.0f);
   Suppress(&p, 3);
   const uint64_t blocks = 4, product = 2u * dim * (vocab + rows * blocks);
-  emu::Stream stream;
+  KernelStream stream;
   Logits(p, &stream);
   const emu::TrafficBytes logits = stream.TakeTraffic();
   // Emulation counts the word of `suppressed` once per lane.
@@ -253,9 +255,9 @@ TEST(HeadTrafficTest, MovesTheBytesOfItsFormula) {
 }
 
 TEST(HeadShapesTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::HeadLogits({.dim = 64, .vocab = 100}, nullptr, &stream);
-  cuda_emu::HeadArgmax({.dim = 64, .vocab = 100}, nullptr, nullptr, &stream);
+  KernelStream stream;
+  K_WORLD::HeadLogits({.dim = 64, .vocab = 100}, nullptr, stream.get());
+  K_WORLD::HeadArgmax({.dim = 64, .vocab = 100}, nullptr, nullptr, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 

@@ -1,4 +1,4 @@
-// Chosen clusters under emulation: the bits of the linear layer with each of them.
+// Chosen clusters: the bits of the linear layer with each of them.
 #include "kernels/cuda/w_linear_clusters.h"
 
 #include <gtest/gtest.h>
@@ -11,6 +11,7 @@
 #include "kernels/cuda/w_linear.h"
 #include "tests/emu/bf16_rows.h"
 #include "tests/emu/device_vector.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
@@ -58,20 +59,20 @@ Problem RandomProblem(const Case& c) {
   return p;
 }
 
-std::vector<float> Multiply(const Problem& p, emu::Stream* stream) {
+std::vector<float> Multiply(const Problem& p, KernelStream* stream) {
   DeviceVector<float> y(static_cast<size_t>(p.rows) * p.y_stride(), 77.0f);
-  cuda_emu::WLinearClusters({.x = p.x.data(),
-                             .x_stride = p.in,
-                             .w = p.w.data(),
-                             .cluster_elements = p.cluster_elements,
-                             .ids = p.ids.data(),
-                             .chosen = p.chosen,
-                             .y = y.data(),
-                             .y_stride = p.y_stride(),
-                             .rows = p.rows,
-                             .in = p.in,
-                             .cluster_rows = p.cluster_rows},
-                            stream);
+  K_WORLD::WLinearClusters({.x = p.x.data(),
+                            .x_stride = p.in,
+                            .w = p.w.data(),
+                            .cluster_elements = p.cluster_elements,
+                            .ids = p.ids.data(),
+                            .chosen = p.chosen,
+                            .y = y.data(),
+                            .y_stride = p.y_stride(),
+                            .rows = p.rows,
+                            .in = p.in,
+                            .cluster_rows = p.cluster_rows},
+                           stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return {y.begin(), y.end()};
 }
@@ -81,23 +82,23 @@ class WLinearClustersTest : public testing::TestWithParam<Case> {};
 TEST_P(WLinearClustersTest, HasTheBitsOfTheLinearLayerWithEachClusterInEverySchedule) {
   const Problem p = RandomProblem(GetParam());
   std::vector<float> want(static_cast<size_t>(p.rows) * p.y_stride(), 77.0f);
-  emu::Stream plain;
+  KernelStream plain;
   for (int t = 0; t < p.rows; ++t) {
     for (int j = 0; j < p.chosen; ++j) {
-      cuda_emu::WLinear({.x = p.x.data() + t * p.in,
-                         .x_stride = p.in,
-                         .w = p.w.data() + p.ids[t * p.chosen + j] * p.cluster_elements,
-                         .y_f32 = want.data() + t * p.y_stride() + j * p.cluster_rows,
-                         .y_stride = p.cluster_rows,
-                         .rows = 1,
-                         .in = p.in,
-                         .out = p.cluster_rows},
-                        &plain);
+      K_WORLD::WLinear({.x = p.x.data() + t * p.in,
+                        .x_stride = p.in,
+                        .w = p.w.data() + p.ids[t * p.chosen + j] * p.cluster_elements,
+                        .y_f32 = want.data() + t * p.y_stride() + j * p.cluster_rows,
+                        .y_stride = p.cluster_rows,
+                        .rows = 1,
+                        .in = p.in,
+                        .out = p.cluster_rows},
+                       plain.get());
     }
   }
   ASSERT_EQ(plain.TakeError(), "");
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
+    KernelStream stream(schedule, /*os_threads=*/2);
     EXPECT_TRUE(SameBits(Multiply(p, &stream), want));
   }
 }
@@ -114,8 +115,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, WLinearClustersTest,
                          });
 
 TEST(WLinearClustersTrafficTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) GTEST_SKIP() << "a device does not count its traffic";
   const Problem p = RandomProblem({3, 512, 40, 4});
-  emu::Stream stream;
+  KernelStream stream;
   Multiply(p, &stream);
   const uint64_t pairs = 3 * 4, blocks = 2 * pairs;
   const emu::TrafficBytes traffic = stream.TakeTraffic();
@@ -124,8 +126,8 @@ TEST(WLinearClustersTrafficTest, MovesTheBytesOfItsFormula) {
 }
 
 TEST(WLinearClustersShapesTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::WLinearClusters({.chosen = 8, .in = 64, .cluster_rows = 16}, &stream);
+  KernelStream stream;
+  K_WORLD::WLinearClusters({.chosen = 8, .in = 64, .cluster_rows = 16}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 

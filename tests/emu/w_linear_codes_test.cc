@@ -1,4 +1,4 @@
-// The CUDA linear layer with int8 and int4 weights under emulation, against sums in f64.
+// The CUDA linear layer with int8 and int4 weights, against sums in f64.
 #include "kernels/cuda/w_linear_codes.h"
 
 #include <gtest/gtest.h>
@@ -13,12 +13,13 @@
 #include "kernels/reference/row_ops_ref.h"
 #include "tests/emu/bf16_rows.h"
 #include "tests/emu/code_matrix.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
 namespace {
 
-using cuda_emu::WLinearTile;
+using K_WORLD::WLinearTile;
 
 // kernels.md 11.
 constexpr double kLinearTolerance = 1e-6;
@@ -36,7 +37,7 @@ Problem RandomProblem(WeightFormat format, int rows, int in, int out, int x_padd
   return {rows, in + x_padding, {x.begin(), x.end()}, RandomCodes(format, out, in, 2)};
 }
 
-cuda_emu::WLinearCodesArgs Args(const Problem& p) {
+K_WORLD::WLinearCodesArgs Args(const Problem& p) {
   return {.x = p.x.data(),
           .x_stride = p.x_stride,
           .format = p.w.format,
@@ -48,11 +49,11 @@ cuda_emu::WLinearCodesArgs Args(const Problem& p) {
           .out = p.w.out};
 }
 
-std::vector<float> Multiply(const Problem& p, WLinearTile tile, emu::Stream* stream) {
+std::vector<float> Multiply(const Problem& p, WLinearTile tile, KernelStream* stream) {
   DeviceVector<float> y(static_cast<size_t>(p.rows) * p.w.out, -77.0f);
-  cuda_emu::WLinearCodesArgs args = Args(p);
+  K_WORLD::WLinearCodesArgs args = Args(p);
   args.y_f32 = y.data();
-  cuda_emu::WLinearCodesWithTile(args, tile, stream);
+  K_WORLD::WLinearCodesWithTile(args, tile, stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return {y.begin(), y.end()};
 }
@@ -78,16 +79,16 @@ TEST_P(WLinearCodesTest, EqualsTheReferenceWithTheSameBitsInEverySchedule) {
   std::vector<std::vector<float>> wide;
   std::vector<std::vector<Bf16>> narrow;
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
+    KernelStream stream(schedule, /*os_threads=*/2);
     DeviceVector<float> y_f32(values, 77.0f);
     DeviceVector<Bf16> y(values, ToBf16(77.0f));
-    cuda_emu::WLinearCodesArgs args = Args(p);
+    K_WORLD::WLinearCodesArgs args = Args(p);
     args.y_stride = y_stride;
     args.y_f32 = y_f32.data();
-    cuda_emu::WLinearCodes(args, &stream);
+    K_WORLD::WLinearCodes(args, stream.get());
     args.y_f32 = nullptr;
     args.y = y.data();
-    cuda_emu::WLinearCodes(args, &stream);
+    K_WORLD::WLinearCodes(args, stream.get());
     ASSERT_EQ(stream.TakeError(), "");
     wide.emplace_back(y_f32.begin(), y_f32.end());
     narrow.emplace_back(y.begin(), y.end());
@@ -146,7 +147,7 @@ TEST_P(WLinearCodesOfFormatTest, EveryWeightIsItsScaleTimesItsCode) {
     for (int k = 0; k < in; ++k) p.x[t * in + k] = ToBf16(t == k ? 1.0f : 0.0f);
   }
   // When they are multiplied.
-  emu::Stream stream(emu::Schedule{}, /*os_threads=*/2);
+  KernelStream stream(emu::Schedule{}, /*os_threads=*/2);
   const std::vector<float> y = Multiply(p, {1, 8}, &stream);
   // Then each value is that weight.
   for (int t = 0; t < in; ++t) {
@@ -158,7 +159,7 @@ TEST_P(WLinearCodesOfFormatTest, ARowsBitsDependNeitherOnTheTileNorOnTheNumberOf
   // Given 40 rows, each by itself in the smallest tile.
   const int max_rows = 40, in = 584, out = 40;
   const Problem all = RandomProblem(GetParam(), max_rows, in, out);
-  emu::Stream stream({}, /*os_threads=*/2);
+  KernelStream stream({}, /*os_threads=*/2);
   std::vector<float> alone;
   for (int t = 0; t < max_rows; ++t) {
     Problem one = all;
@@ -168,7 +169,7 @@ TEST_P(WLinearCodesOfFormatTest, ARowsBitsDependNeitherOnTheTileNorOnTheNumberOf
     alone.insert(alone.end(), y.begin(), y.end());
   }
   // When any number of them is multiplied in any tile, then the bits are the same.
-  for (const WLinearTile tile : cuda_emu::kWLinearCodesTiles) {
+  for (const WLinearTile tile : K_WORLD::kWLinearCodesTiles) {
     for (int rows = 1; rows <= max_rows; ++rows) {
       Problem some = all;
       some.rows = rows;
@@ -194,7 +195,7 @@ TEST_P(WLinearCodesOfFormatTest, AddsScaledGroupsThenSegmentsInTheCanonicalOrder
       }
     }
     // When they are multiplied.
-    emu::Stream stream;
+    KernelStream stream;
     const std::vector<float> y = Multiply(p, {1, 1}, &stream);
     // Then each value has the bits of kernels.md 5.5.1.
     for (int t = 0; t < rows; ++t) {
@@ -219,7 +220,7 @@ TEST_P(WLinearCodesOfFormatTest, AddsScaledGroupsThenSegmentsInTheCanonicalOrder
 TEST_P(WLinearCodesOfFormatTest, ARowsBitsDoNotDependOnItsNeighbours) {
   const int rows = 5, in = 192, out = 32;
   Problem p = RandomProblem(GetParam(), rows, in, out);
-  emu::Stream stream;
+  KernelStream stream;
   const std::vector<float> before = Multiply(p, {2, 1}, &stream);
   for (int t : {0, 1, 3, 4}) std::fill_n(p.x.begin() + t * in, in, ToBf16(NAN));
   const std::vector<float> after = Multiply(p, {2, 1}, &stream);
@@ -229,11 +230,12 @@ TEST_P(WLinearCodesOfFormatTest, ARowsBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST_P(WLinearCodesOfFormatTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) GTEST_SKIP() << "a device does not count its traffic";
   const int bits = GetParam() == WeightFormat::kInt8 ? 8 : 4;
-  for (const WLinearTile tile : cuda_emu::kWLinearCodesTiles) {
+  for (const WLinearTile tile : K_WORLD::kWLinearCodesTiles) {
     for (const auto& [rows, in, out] : {Case{1, 512, 64}, Case{13, 96, 40}, Case{70, 64, 17}}) {
       const Problem p = RandomProblem(GetParam(), rows, in, out);
-      emu::Stream stream;
+      KernelStream stream;
       Multiply(p, tile, &stream);
       const uint64_t row_blocks = (rows + 8 * tile.columns - 1) / (8 * tile.columns);
       const uint64_t output_blocks = (out + 16 * tile.tiles - 1) / (16 * tile.tiles);
@@ -248,9 +250,9 @@ TEST_P(WLinearCodesOfFormatTest, MovesTheBytesOfItsFormula) {
 }
 
 TEST_P(WLinearCodesOfFormatTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::WLinearCodes({.format = GetParam(), .in = 64, .out = 16}, &stream);
-  cuda_emu::WLinearCodesGeglu({.format = GetParam(), .in = 64, .width = 16}, &stream);
+  KernelStream stream;
+  K_WORLD::WLinearCodes({.format = GetParam(), .in = 64, .out = 16}, stream.get());
+  K_WORLD::WLinearCodesGeglu({.format = GetParam(), .in = 64, .width = 16}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 
@@ -273,29 +275,29 @@ TEST_P(WLinearCodesGegluTest, EqualsTheReferenceWithTheSameBitsInEveryScheduleAn
       want.push_back(static_cast<float>(GeluTanhReference(gate) * up));
     }
   }
-  const auto run = [&](WLinearTile tile, emu::Stream* stream) {
+  const auto run = [&](WLinearTile tile, KernelStream* stream) {
     DeviceVector<Bf16> y(static_cast<size_t>(rows) * width, ToBf16(77.0f));
-    cuda_emu::WLinearCodesGegluWithTile({.x = p.x.data(),
-                                         .x_stride = p.x_stride,
-                                         .format = format,
-                                         .codes = p.w.packed.data(),
-                                         .scales = p.w.packed_scales.data(),
-                                         .y = y.data(),
-                                         .y_stride = width,
-                                         .rows = rows,
-                                         .in = in,
-                                         .width = width},
-                                        tile, stream);
+    K_WORLD::WLinearCodesGegluWithTile({.x = p.x.data(),
+                                        .x_stride = p.x_stride,
+                                        .format = format,
+                                        .codes = p.w.packed.data(),
+                                        .scales = p.w.packed_scales.data(),
+                                        .y = y.data(),
+                                        .y_stride = width,
+                                        .rows = rows,
+                                        .in = in,
+                                        .width = width},
+                                       tile, stream->get());
     EXPECT_EQ(stream->TakeError(), "");
     return std::vector<Bf16>(y.begin(), y.end());
   };
-  emu::Stream first;
+  KernelStream first;
   const std::vector<Bf16> got =
-      run(cuda_emu::ChooseWLinearTile(rows, GateUpRows(width), true), &first);
+      run(K_WORLD::ChooseWLinearTile(rows, GateUpRows(width), true), &first);
   EXPECT_LE(RelativeError(Widened(got), want), kBf16Tolerance);
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
-    for (const WLinearTile tile : cuda_emu::kWLinearCodesTiles) {
+    KernelStream stream(schedule, /*os_threads=*/2);
+    for (const WLinearTile tile : K_WORLD::kWLinearCodesTiles) {
       EXPECT_TRUE(SameBits(run(tile, &stream), got));
     }
   }

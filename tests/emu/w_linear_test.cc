@@ -1,4 +1,4 @@
-// The CUDA linear layer for few rows under emulation, against the reference.
+// The CUDA linear layer for few rows, against the reference.
 #include "kernels/cuda/w_linear.h"
 
 #include <gtest/gtest.h>
@@ -11,13 +11,14 @@
 
 #include "kernels/cuda/w_linear_pack.h"
 #include "kernels/reference/linear_ref.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/linear_problem.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
 namespace {
 
-using cuda_emu::WLinearTile;
+using K_WORLD::WLinearTile;
 
 // kernels.md 11.
 constexpr double kLinearTolerance = 1e-6;
@@ -42,7 +43,7 @@ Problem RandomProblem(int rows, int in, int out, int x_padding = 0) {
           RandomBf16(static_cast<size_t>(out) * in, 2, 1.0f / std::sqrt(static_cast<float>(in)))};
 }
 
-cuda_emu::WLinearArgs Args(const Problem& p) {
+K_WORLD::WLinearArgs Args(const Problem& p) {
   return {.x = p.x.data(),
           .x_stride = p.x_stride,
           .w = p.w.data(),
@@ -52,11 +53,11 @@ cuda_emu::WLinearArgs Args(const Problem& p) {
           .out = p.out};
 }
 
-std::vector<float> Multiply(const Problem& p, WLinearTile tile, emu::Stream* stream) {
+std::vector<float> Multiply(const Problem& p, WLinearTile tile, KernelStream* stream) {
   std::vector<float> y(static_cast<size_t>(p.rows) * p.out, -77.0f);
-  cuda_emu::WLinearArgs args = Args(p);
+  K_WORLD::WLinearArgs args = Args(p);
   args.y_f32 = y.data();
-  cuda_emu::WLinearWithTile(args, tile, stream);
+  K_WORLD::WLinearWithTile(args, tile, stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return y;
 }
@@ -93,14 +94,14 @@ TEST_P(WLinearTest, EqualsTheReferenceWithTheSameBitsInEverySchedule) {
   std::vector<std::vector<float>> wide;
   std::vector<std::vector<Bf16>> narrow;
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
-    cuda_emu::WLinearArgs args = Args(p);
+    KernelStream stream(schedule, /*os_threads=*/2);
+    K_WORLD::WLinearArgs args = Args(p);
     args.y_stride = y_stride;
     args.y_f32 = wide.emplace_back(values, 77.0f).data();
-    cuda_emu::WLinear(args, &stream);
+    K_WORLD::WLinear(args, stream.get());
     args.y_f32 = nullptr;
     args.y = narrow.emplace_back(values, ToBf16(77.0f)).data();
-    cuda_emu::WLinear(args, &stream);
+    K_WORLD::WLinear(args, stream.get());
     ASSERT_EQ(stream.TakeError(), "");
   }
   std::vector<float> got, got_narrow;
@@ -142,7 +143,7 @@ TEST(WLinearInvarianceTest, ARowsBitsDependNeitherOnTheTileNorOnTheNumberOfRows)
   // Given 40 rows, each by itself in the smallest tile.
   const int max_rows = 40, in = 584, out = 40;
   const Problem all = RandomProblem(max_rows, in, out);
-  emu::Stream stream({}, /*os_threads=*/2);
+  KernelStream stream({}, /*os_threads=*/2);
   std::vector<float> alone;
   for (int t = 0; t < max_rows; ++t) {
     Problem one = all;
@@ -152,7 +153,7 @@ TEST(WLinearInvarianceTest, ARowsBitsDependNeitherOnTheTileNorOnTheNumberOfRows)
     alone.insert(alone.end(), y.begin(), y.end());
   }
   // When any number of them is multiplied in any tile, then the bits are the same.
-  for (const WLinearTile tile : cuda_emu::kWLinearTiles) {
+  for (const WLinearTile tile : K_WORLD::kWLinearTiles) {
     for (int rows = 1; rows <= max_rows; ++rows) {
       Problem some = all;
       some.rows = rows;
@@ -177,7 +178,7 @@ TEST(WLinearInvarianceTest, AddsGroupsThenSegmentsInTheCanonicalOrder) {
       }
     }
     // When they are multiplied.
-    emu::Stream stream;
+    KernelStream stream;
     const std::vector<float> y = Multiply(p, {1, 1}, &stream);
     // Then each value has the bits of kernels.md 5.5.1.
     for (int t = 0; t < rows; ++t) {
@@ -200,7 +201,7 @@ TEST(WLinearInvarianceTest, AddsGroupsThenSegmentsInTheCanonicalOrder) {
 TEST(WLinearInvarianceTest, ARowsBitsDoNotDependOnItsNeighbours) {
   const int rows = 5, in = 192, out = 32;
   Problem p = RandomProblem(rows, in, out);
-  emu::Stream stream;
+  KernelStream stream;
   const std::vector<float> before = Multiply(p, {2, 1}, &stream);
   for (int t : {0, 1, 3, 4}) std::fill_n(p.x.begin() + t * in, in, ToBf16(NAN));
   const std::vector<float> after = Multiply(p, {2, 1}, &stream);
@@ -210,10 +211,11 @@ TEST(WLinearInvarianceTest, ARowsBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST(WLinearTrafficTest, MovesTheBytesOfItsFormula) {
-  for (const WLinearTile tile : cuda_emu::kWLinearTiles) {
+  for (const WLinearTile tile : K_WORLD::kWLinearTiles) {
     for (const auto& [rows, in, out] : {Case{1, 512, 64}, Case{13, 96, 40}, Case{70, 64, 17}}) {
+      if (!kCountsTraffic) continue;
       const Problem p = RandomProblem(rows, in, out);
-      emu::Stream stream;
+      KernelStream stream;
       Multiply(p, tile, &stream);
       const uint64_t row_blocks = (rows + 8 * tile.columns - 1) / (8 * tile.columns);
       const uint64_t output_blocks = (out + 16 * tile.tiles - 1) / (16 * tile.tiles);
@@ -228,9 +230,9 @@ TEST(WLinearShapesTest, ChoosesTilesThatWereBuilt) {
   for (const int out : {16, 4096, 262144}) {
     for (const bool geglu : {false, true}) {
       for (int rows = 1; rows <= 130; ++rows) {
-        const WLinearTile tile = cuda_emu::ChooseWLinearTile(rows, out, geglu);
+        const WLinearTile tile = K_WORLD::ChooseWLinearTile(rows, out, geglu);
         const bool built = std::any_of(
-            std::begin(cuda_emu::kWLinearTiles), std::end(cuda_emu::kWLinearTiles),
+            std::begin(K_WORLD::kWLinearTiles), std::end(K_WORLD::kWLinearTiles),
             [&](WLinearTile t) { return t.tiles == tile.tiles && t.columns == tile.columns; });
         EXPECT_TRUE(built) << rows << " " << out << " " << geglu;
         if (geglu) {
@@ -242,14 +244,14 @@ TEST(WLinearShapesTest, ChoosesTilesThatWereBuilt) {
 }
 
 TEST(WLinearShapesTest, LengthsWithoutAKernelAreTold) {
-  for (const int in : {8, 96, 704, 21504}) EXPECT_TRUE(cuda_emu::WLinearSupports(in)) << in;
-  for (const int in : {0, -8, 4, 1540}) EXPECT_FALSE(cuda_emu::WLinearSupports(in)) << in;
+  for (const int in : {8, 96, 704, 21504}) EXPECT_TRUE(K_WORLD::WLinearSupports(in)) << in;
+  for (const int in : {0, -8, 4, 1540}) EXPECT_FALSE(K_WORLD::WLinearSupports(in)) << in;
 }
 
 TEST(WLinearShapesTest, NoRowsAreNoWork) {
-  emu::Stream stream;
-  cuda_emu::WLinear({.in = 64, .out = 16}, &stream);
-  cuda_emu::WLinearGeglu({.in = 64, .width = 16}, &stream);
+  KernelStream stream;
+  K_WORLD::WLinear({.in = 64, .out = 16}, stream.get());
+  K_WORLD::WLinearGeglu({.in = 64, .width = 16}, stream.get());
   EXPECT_EQ(stream.TakeError(), "");
 }
 
@@ -273,17 +275,17 @@ GegluProblem RandomGeglu(int rows, int in, int width) {
   return p;
 }
 
-std::vector<Bf16> RunGeglu(const GegluProblem& p, WLinearTile tile, emu::Stream* stream) {
+std::vector<Bf16> RunGeglu(const GegluProblem& p, WLinearTile tile, KernelStream* stream) {
   std::vector<Bf16> y(static_cast<size_t>(p.rows) * p.width, ToBf16(77.0f));
-  cuda_emu::WLinearGegluWithTile({.x = p.x.data(),
-                                  .x_stride = p.in,
-                                  .w = p.w.data(),
-                                  .y = y.data(),
-                                  .y_stride = p.width,
-                                  .rows = p.rows,
-                                  .in = p.in,
-                                  .width = p.width},
-                                 tile, stream);
+  K_WORLD::WLinearGegluWithTile({.x = p.x.data(),
+                                 .x_stride = p.in,
+                                 .w = p.w.data(),
+                                 .y = y.data(),
+                                 .y_stride = p.width,
+                                 .rows = p.rows,
+                                 .in = p.in,
+                                 .width = p.width},
+                                tile, stream->get());
   EXPECT_EQ(stream->TakeError(), "");
   return y;
 }
@@ -310,13 +312,13 @@ TEST_P(WLinearGegluTest, EqualsTheReferenceWithTheSameBitsInEveryScheduleAndTile
                         .rows = rows,
                         .width = width},
                        Operands::kF32);
-  emu::Stream first;
+  KernelStream first;
   const std::vector<Bf16> got =
-      RunGeglu(p, cuda_emu::ChooseWLinearTile(rows, GateUpRows(width), true), &first);
+      RunGeglu(p, K_WORLD::ChooseWLinearTile(rows, GateUpRows(width), true), &first);
   EXPECT_LE(RelativeError(Widened(got), want), kBf16Tolerance);
   for (const emu::Schedule& schedule : AllSchedules()) {
-    emu::Stream stream(schedule, /*os_threads=*/2);
-    for (const WLinearTile tile : cuda_emu::kWLinearTiles) {
+    KernelStream stream(schedule, /*os_threads=*/2);
+    for (const WLinearTile tile : K_WORLD::kWLinearTiles) {
       EXPECT_TRUE(SameBits(RunGeglu(p, tile, &stream), got));
     }
   }
