@@ -8,8 +8,7 @@
 //           after the first), 2*D + 8 B per packed row, 28 B of the plan and 4 B per 16 positions
 //           of the block table; writes 2*D B per packed row. Items of one segment read the same K
 //           and V, mostly from L2.
-// Roofline  32 FLOP per byte of 16-bit K and V that comes from L2, more of smaller formats: bound
-// by
+// Roofline  32 FLOP per byte of 16-bit K and V from L2, more in smaller formats: bound by
 //           instructions (kernels.md 5.1.10 expects 80 to 150 TFLOP/s of an H200), and by latency
 //           where a few items stand behind a long prefix. Not measured.
 // Truth     tests/emu/attention_direct_test.cc.

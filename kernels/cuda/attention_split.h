@@ -2,9 +2,8 @@
 // output per packed row (attention_tile.h).
 //
 // Launch    any grid; a block of D/64 warps strides over items * KV heads.
-// Order     of sums: each chunk starts afresh; those of a super-chunk are folded ascending, as
-// merge
-//           would (attention_fold.h). m_tiles, super_chunks, grid and neighbours do not show in the
+// Order     of sums: each chunk starts afresh; those of a super-chunk are folded ascending, as by
+//           merge (attention_fold.h). m_tiles, super_chunks, grid and neighbours do not show in the
 //           bits.
 // Traffic   reads per item and KV head the codes of its positions, their scales once per warp (L1
 //           after the first), 2*D + 8 B per packed row, 28 B of the plan and 4 B per 16 positions

@@ -71,7 +71,8 @@ struct QueryFragments {
 };
 
 // A softmax on its way. A lane's values o[m][n][i] are of packed row 16m + g + 8*(i/2), dimension
-// 16t + 8*(i%2) + n of the warp's 64. Maximum and sum are of the row that StatRow gives.
+// 16t + 8*(i%2) + n of the warp's 64; its maximum and sum are of the row whose weights it finds
+// (AddStretch), which several lanes know.
 template <int kMTiles>
 struct RunningSums {
   float o[kMTiles][8][4] = {};
@@ -182,8 +183,8 @@ K_DEVICE float ReduceRows(const float (&lane_values)[kRows], Join join) {
   return values[0];
 }
 
-// Adds positions [stretch, stretch + tokens) of the item, stretch a multiple of tokens, which is
-// one of kTileTokens and at most kMaxChunkTokens.
+// Adds positions [stretch, stretch + tokens) of the item, tile by tile. `tokens` is a multiple of
+// kTileTokens up to kMaxChunkTokens, `stretch` a multiple of `tokens`.
 template <int kDim, int kMTiles, typename Args>
 K_DEVICE void AddStretch(const Args& args, KvFormat k_format, KvFormat v_format, int kv_head,
                          VisibleInterval item, int stretch, int tokens,
