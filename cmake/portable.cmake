@@ -1,5 +1,5 @@
-# Programs for machines that have glibc and a driver and nothing else (preset gpu-check): abseil and
-# libstdc++ are linked in.
+# Programs for machines that have glibc and a driver and nothing else (preset gpu-check): abseil,
+# OpenSSL and libstdc++ are linked in.
 
 option(TANDEM_GPU_CHECK "Build the device tests and benchmarks that tools/gpu_check runs" OFF)
 set(TANDEM_GPU_CHECK_DIR "${PROJECT_BINARY_DIR}/gpu_check")
@@ -13,6 +13,7 @@ if(NOT TANDEM_WITH_CUDA)
 endif()
 
 add_custom_target(gpu_check)
+set(OPENSSL_USE_STATIC_LIBS TRUE)
 add_link_options(-static-libstdc++ -static-libgcc -s)
 
 # The packaged targets name shared libraries; the archives lie beside them.

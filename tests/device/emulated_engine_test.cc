@@ -4,13 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <iostream>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/emulated_backend.h"
+#include "tests/device/test_device.h"
 #include "tests/engine/engine_rig.h"
 #include "tests/golden/golden_data.h"
 #include "tests/speculation/rig_assistant.h"
@@ -29,17 +27,6 @@ using kernels::KvFormat;
 constexpr double kRmsTolerance = 0.16;
 constexpr double kMaxTolerance = 0.94;
 
-std::unique_ptr<kernels::DeviceBackend> Emulated(kernels::CpuBackend& host) {
-  kernels::DeviceBackendConfig config;
-  config.attention_bytes = size_t{8} << 20;
-  auto backend = kernels::MakeEmulatedBackend(config, host, {.os_threads = 2});
-  if (!backend.ok()) {
-    std::cerr << "emulated device: " << backend.status() << std::endl;
-    std::abort();
-  }
-  return *std::move(backend);
-}
-
 RigConfig Config(KvFormat format, bool device) {
   RigConfig config = {.f32 = false};
   const kvcache::KvPair pair = {format, format};
@@ -47,7 +34,7 @@ RigConfig Config(KvFormat format, bool device) {
   config.blocks = 24;
   config.max_step_rows = 64;
   config.poison = false;
-  if (device) config.device = Emulated;
+  if (device) config.device = MakeTestDevice;
   return config;
 }
 
