@@ -100,7 +100,7 @@ BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, con
   facts.model = source.name;
   facts.parameters = CountParameters(source.config);
   facts.weight_bytes = plan.weight_bytes + engine::PleTableBytes(source.config);
-  facts.weight_type = "bf16";
+  facts.weight_type = settings.weights;
   facts.kv_type = KvText(KvFormatsOf(settings));
   return facts;
 }

@@ -16,8 +16,7 @@ namespace {
 
 double PackedBytes(const kernels::WeightView& weight) {
   if (weight.out == 0) return 0.0;
-  return static_cast<double>(kernels::PackedElements(weight.out, weight.in) *
-                             sizeof(kernels::Bf16));
+  return static_cast<double>(kernels::PackedBytes(weight.format, weight.out, weight.in));
 }
 
 double LayerBytes(const engine::ModelConfig& config, const engine::LayerWeights& layer, int rows) {

@@ -10,6 +10,7 @@
 #include "engine/logit_noise.h"
 #include "server/cli/format.h"
 #include "server/config/kv_setting.h"
+#include "server/config/weight_setting.h"
 
 namespace tandem::server {
 
@@ -24,10 +25,12 @@ absl::StatusOr<engine::AssistantModel> LoadDrafter(const Settings& settings,
   const AssistantSource& assistant = *source.assistant;
   if (assistant.dummy()) {
     return engine::LoadDummyAssistant(assistant.config, settings.dummy_seed,
-                                      kernels::CpuOps(*loaded.backend), nullptr);
+                                      kernels::CpuOps(*loaded.backend), nullptr,
+                                      WeightsOf(settings));
   }
-  absl::StatusOr<engine::AssistantModel> model = engine::LoadAssistant(
-      assistant.directory.string(), source.config, kernels::CpuOps(*loaded.backend), nullptr);
+  absl::StatusOr<engine::AssistantModel> model =
+      engine::LoadAssistant(assistant.directory.string(), source.config,
+                            kernels::CpuOps(*loaded.backend), nullptr, WeightsOf(settings));
   if (model.ok()) return model;
   return AssistantTrouble(settings, assistant.directory, model.status());
 }
@@ -105,7 +108,8 @@ MemoryRequest MemoryRequestOf(const Settings& settings, const ModelSource& sourc
                            .block_tokens = settings.block_tokens,
                            .kv_formats = KvFormatsOf(settings),
                            .kv_memory = settings.kv_memory,
-                           .ple_in_file = !source.dummy()};
+                           .ple_in_file = !source.dummy(),
+                           .weights = WeightsOf(settings)};
   if (source.assistant.has_value()) request.assistant = source.assistant->config;
   return request;
 }
@@ -175,8 +179,10 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
     if (progress) progress(done, total);
   };
   absl::StatusOr<engine::Model> model =
-      source.dummy() ? engine::LoadDummy(source.config, settings.dummy_seed, ops, report)
-                     : engine::LoadCheckpoint(source.directory.string(), {}, ops, report);
+      source.dummy()
+          ? engine::LoadDummy(source.config, settings.dummy_seed, ops, report, WeightsOf(settings))
+          : engine::LoadCheckpoint(source.directory.string(), {.weights = WeightsOf(settings)}, ops,
+                                   report);
   bar->Clear();
   if (!model.ok()) return model.status();
   loaded->model = *std::move(model);
@@ -233,14 +239,15 @@ scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
                    const kernels::Ops& ops, const MemoryPlan& plan) {
   const uint64_t parameters = CountParameters(source.config);
-  console.Note("model",
-               absl::StrFormat("%s  %s  %s weights  %s parameters  %d layers  vocabulary %s",
-                               source.name, source.config.model_type,
-                               source.dummy() ? "random bf16" : "bf16", ParametersText(parameters),
-                               source.config.num_layers(), CountText(source.config.vocab)),
-               absl::StrFormat("name=%s architecture=%s parameters=%d layers=%d vocab=%d",
-                               source.name, source.config.model_type, parameters,
-                               source.config.num_layers(), source.config.vocab));
+  console.Note(
+      "model",
+      absl::StrFormat(
+          "%s  %s  %s weights  %s parameters  %d layers  vocabulary %s", source.name,
+          source.config.model_type, (source.dummy() ? "random " : "") + settings.weights,
+          ParametersText(parameters), source.config.num_layers(), CountText(source.config.vocab)),
+      absl::StrFormat("name=%s architecture=%s weights=%s parameters=%d layers=%d vocab=%d",
+                      source.name, source.config.model_type, settings.weights, parameters,
+                      source.config.num_layers(), source.config.vocab));
   DescribeDrafter(console, settings, source);
   console.Note("device", ops.name, "name=\"" + ops.name + "\"");
   console.Note("memory", MemoryText(plan),

@@ -158,13 +158,13 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
   MemoryPlan plan;
   plan.free = free;
   plan.max_slots = request.max_slots;
-  plan.weight_bytes = engine::WeightBytes(config);
+  plan.weight_bytes = engine::WeightBytes(config, request.weights);
   plan.ple_bytes = request.ple_in_file ? 0 : engine::PleTableBytes(config);
   plan.activation_bytes =
       engine::Runner::ScratchBytes(config, {.max_step_rows = request.max_step_rows});
   if (request.assistant.has_value()) {
     plan.drafter_bytes =
-        engine::AssistantWeightBytes(*request.assistant) +
+        engine::AssistantWeightBytes(*request.assistant, request.weights) +
         engine::Assistant::ScratchBytes(*request.assistant, {.max_slots = request.max_slots});
   }
   const absl::StatusOr<KvLayouts> layouts =
@@ -176,7 +176,10 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
   if (fixed > free.bytes) {
     return NotEnough(plan, plan.activation_bytes > plan.weight_bytes / 4
                                ? "lower --max-step-rows, or free memory"
-                               : "take a smaller model, raise the limit, or free memory");
+                           : request.weights == kernels::WeightFormat::kInt4
+                               ? "take a smaller model, raise the limit, or free memory"
+                               : "take a smaller model or --weights int4, raise the limit, or "
+                                 "free memory");
   }
   const uint64_t left = free.bytes - fixed;
 

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "engine/assistant_config.h"
 #include "engine/model_config.h"
+#include "kernels/types.h"
 #include "kvcache/kv_formats.h"
 #include "server/cli/kv_footprint.h"
 #include "server/cli/machine.h"
@@ -34,6 +35,7 @@ struct MemoryRequest {
   bool prefix_cache = false;  // blocks that nobody runs with stay useful
   bool ple_in_file = true;    // the per-layer table stays in its mapped file and needs no memory
   std::optional<engine::AssistantConfig> assistant;  // that guesses
+  kernels::WeightFormat weights = kernels::WeightFormat::kBf16;
 };
 
 struct MemoryPlan {

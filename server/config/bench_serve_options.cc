@@ -287,8 +287,9 @@ absl::Status CheckBenchServe(const BenchServeArguments& arguments,
   }
   if (!arguments.connect.empty()) {
     // What is written in the environment or a file may be meant for other commands.
-    for (const char* name : {"model", "load-format", "model-shape", "dummy-seed", "dtype", "device",
-                             "threads", "cpu-isa", "max-step-rows", "kv-type", "block-tokens"}) {
+    for (const char* name :
+         {"model", "load-format", "model-shape", "dummy-seed", "dtype", "weights", "device",
+          "threads", "cpu-isa", "max-step-rows", "kv-type", "block-tokens"}) {
       const auto found = given.find(name);
       if (found == given.end() || !found->second.starts_with("--")) continue;
       return Contradiction(absl::StrFormat(

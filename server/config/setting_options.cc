@@ -88,8 +88,19 @@ std::vector<OptionSpec> SettingOptions() {
        .target = [](Settings& s) -> Target { return &s.dtype; },
        .choices = {"bf16", "f32"},
        .help = "activations in products: bf16 or f32",
-       .detail = "Weights stay bf16. f32 also makes the KV cache f32 unless --kv-type says "
-                 "otherwise: slower, and as close as possible to the reference."},
+       .detail = "f32 also makes the KV cache f32 unless --kv-type says otherwise: slower, and as "
+                 "close as possible to the reference. Weights of int8 and int4 are met by 8 bits "
+                 "of activations either way."},
+      {.name = "weights",
+       .group = Group::kModel,
+       .verbs = kPlans | kKvQuality,
+       .placeholder = "FORMAT",
+       .target = [](Settings& s) -> Target { return &s.weights; },
+       .choices = {"bf16", "int8", "int4"},
+       .help = "bf16, int8 or int4: what weights are held as",
+       .detail = "Rounded while a bf16 checkpoint is loaded, the assistant's too: 8.5 or 4.5 bits "
+                 "a weight, so answers come faster and differ. With int4 embeddings, head and the "
+                 "projections of per-layer embeddings are int8; the router stays bf16."},
 
       {.name = "device",
        .group = Group::kHardware,
