@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/check_shape.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/dequant_weights.h"
 #include "kernels/cuda/embed_codes.h"
@@ -52,7 +53,12 @@ class Backend : public DeviceBackend {
           const DeviceBackendConfig& config);
 
   const Ops& ops() const override { return ops_; }
+  const DeviceInfo& info() const override { return device_.info(); }
   absl::StatusOr<size_t> FreeBytes() const override { return device_.FreeBytes(); }
+  absl::Status CheckShape(const ShapeNeed& need) const override {
+    return K_WORLD::CheckShape(need, ops_.name);
+  }
+  size_t OwnBytes(const DeviceLoad& load) const override;
 
   absl::StatusOr<Memory> Allocate(size_t bytes);
   void PackRows(const std::byte* rows, int out, int in, int row_begin, Bf16* packed);
@@ -228,6 +234,17 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
     const Ops& host_ops = BackendOf(b).host_ops();
     host_ops.for_each(host_ops.backend, count, task, context);
   };
+}
+
+size_t Backend::OwnBytes(const DeviceLoad& load) const {
+  size_t bytes = AttentionWorkspaceBytes(limits_.max_slots, kMostMTiles, kMostHeadDim);
+  bytes += static_cast<size_t>(load.max_step_rows) * load.ple_row_values * sizeof(bf16);
+  if (load.weight_codes) bytes += kPromptScratchBytes;
+  if (load.experts > 0) {
+    bytes += ExpertsWorkspaceBytes(load.max_step_rows, load.hidden, load.expert_width, load.experts,
+                                   load.experts_per_token);
+  }
+  return bytes;
 }
 
 absl::StatusOr<Memory> Backend::Allocate(size_t bytes) {

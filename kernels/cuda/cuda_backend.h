@@ -13,20 +13,49 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/device_info.h"
 #include "kernels/ops.h"
 
 namespace tandem::kernels {
+
+// A shape that a model is made of: kernels were built for some.
+struct ShapeNeed {
+  enum class Kind { kNorm, kProduct, kRope, kPle, kExperts };
+  Kind kind = Kind::kNorm;
+  std::string name;  // what the model's configuration calls it: "hidden_size"
+  int size = 0;      // values of a row; kRope: of a head; kExperts: experts
+  int part = 0;      // kRope: pairs that turn; kExperts: experts chosen
+};
+
+// What a model's steps make a backend hold.
+struct DeviceLoad {
+  int max_step_rows = 0;
+  int hidden = 0;
+  int64_t ple_row_values = 0;
+  int experts = 0;
+  int experts_per_token = 0;
+  int expert_width = 0;
+  bool weight_codes = false;
+};
 
 class DeviceBackend {
  public:
   virtual ~DeviceBackend() = default;
   virtual const Ops& ops() const = 0;
+  virtual const DeviceInfo& info() const = 0;
   // Device memory, now.
   virtual absl::StatusOr<size_t> FreeBytes() const = 0;
+  // Unimplemented, with name and value, for a shape that no kernel was built for.
+  virtual absl::Status CheckShape(const ShapeNeed& need) const = 0;
+  // Memory that the backend comes to hold beside what is asked of Ops::memory, but for lists of
+  // some MiB.
+  virtual size_t OwnBytes(const DeviceLoad& load) const = 0;
 };
 
 struct DeviceBackendConfig {
