@@ -128,6 +128,7 @@ TEST(DirectAttentionTest, AStepWithoutRowsDoesNothing) {
 }
 
 TEST(DirectAttentionTest, MovesTheBytesOfItsFormula) {
+  if (!kCountsTraffic) GTEST_SKIP() << "only emulation counts bytes";
   for (const KvFormat format : {KvFormat::kBf16, KvFormat::kQ8, KvFormat::kTurbo4}) {
     const KvShape shape = {.num_kv_heads = 2, .k_format = format, .v_format = format};
     const AttentionBatch batch(shape, /*group=*/8, {CausalRows(256, 4)});

@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "tests/emu/device_vector.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/kernels/paged_kv.h"
 
 namespace tandem::kernels {
@@ -99,8 +100,8 @@ struct StepArrays {
   DeviceVector<int32_t> part_of_row;
   AttentionGrain grain;
   int64_t max_slots = 0;
-  DeviceVector<emu::float4> partials;
-  DeviceVector<cuda_emu::Bf16x8> out;
+  DeviceVector<float> partials;
+  DeviceVector<K_WORLD::Bf16x8> out;
 };
 
 // The rows of `pieces`, each piece a segment of its own, one behind the other; without a plan.
@@ -149,7 +150,7 @@ inline StepArrays MakeStepArrays(const AttentionBatch& batch, const std::vector<
   step.visible.resize(step.visible.size() + options.padding_rows);
   step.q.resize(step.visible.size() * step.q_stride, 0x7fff);
   step.partials.resize(1);
-  cuda_emu::Bf16x8 fill;
+  K_WORLD::Bf16x8 fill;
   std::fill_n(fill.v, 8, ToBf16(kUntouched));
   step.out.assign(step.visible.size() * batch.row_values() / 8, fill);
   return step;
@@ -179,13 +180,17 @@ inline bool PlanSplit(StepArrays* step) {
     return false;
   }
   TakePlan(plan, step);
+  const KvShape& shape = batch.shape();
+  if (!K_WORLD::AllowAttention({shape.head_dim, shape.k_format, shape.v_format}, plan.grain)) {
+    return false;
+  }
   for (const AttentionWave& wave : plan.waves) {
     step->max_slots =
         std::max(step->max_slots, int64_t{wave.item_end - wave.item_begin} * kv_heads);
   }
-  const size_t bytes = cuda_emu::AttentionWorkspaceBytes(step->max_slots, plan.grain.m_tiles,
-                                                         batch.shape().head_dim);
-  step->partials.assign(bytes / sizeof(emu::float4) + 1, {NAN, NAN, NAN, NAN});
+  const size_t bytes =
+      K_WORLD::AttentionWorkspaceBytes(step->max_slots, plan.grain.m_tiles, batch.shape().head_dim);
+  step->partials.assign(bytes / sizeof(float) + 1, NAN);
   return true;
 }
 
@@ -196,7 +201,7 @@ inline void PlanDirect(StepArrays* step) {
   TakePlan(plan, step);
 }
 
-inline cuda_emu::AttentionWork WorkOf(StepArrays& step, int wave) {
+inline K_WORLD::AttentionWork WorkOf(StepArrays& step, int wave) {
   return {.wave = &step.waves[wave],
           .items = step.items.data(),
           .parts = step.parts.data(),
@@ -204,11 +209,11 @@ inline cuda_emu::AttentionWork WorkOf(StepArrays& step, int wave) {
           .visible = step.visible.data(),
           .grain = step.grain,
           .chunk_tokens = step.options.chunk_tokens,
-          .partials = &step.partials.data()->x,
+          .partials = step.partials.data(),
           .max_slots = step.max_slots};
 }
 
-inline cuda_emu::AttentionSplitArgs SplitArgsOf(StepArrays& step, int wave) {
+inline K_WORLD::AttentionSplitArgs SplitArgsOf(StepArrays& step, int wave) {
   const AttentionBatch& batch = *step.batch;
   return {.work = WorkOf(step, wave),
           .q = step.q.data(),
@@ -223,7 +228,7 @@ inline cuda_emu::AttentionSplitArgs SplitArgsOf(StepArrays& step, int wave) {
           .blocks = step.options.blocks};
 }
 
-inline cuda_emu::AttentionMergeArgs MergeArgsOf(StepArrays& step, int wave) {
+inline K_WORLD::AttentionMergeArgs MergeArgsOf(StepArrays& step, int wave) {
   const AttentionBatch& batch = *step.batch;
   return {.work = WorkOf(step, wave),
           .out = step.out.data()->v,
@@ -234,7 +239,7 @@ inline cuda_emu::AttentionMergeArgs MergeArgsOf(StepArrays& step, int wave) {
           .v_format = batch.shape().v_format};
 }
 
-inline cuda_emu::AttentionDirectArgs DirectArgsOf(StepArrays& step) {
+inline K_WORLD::AttentionDirectArgs DirectArgsOf(StepArrays& step) {
   const AttentionBatch& batch = *step.batch;
   return {.work = WorkOf(step, 0),
           .q = step.q.data(),
@@ -253,7 +258,7 @@ inline cuda_emu::AttentionDirectArgs DirectArgsOf(StepArrays& step) {
 inline std::vector<float> OutputOf(const StepArrays& step) {
   std::vector<float> out;
   out.reserve(step.out.size() * 8);
-  for (const cuda_emu::Bf16x8& eight : step.out) {
+  for (const K_WORLD::Bf16x8& eight : step.out) {
     for (const Bf16 x : eight.v) out.push_back(ToFloat(x));
   }
   return out;
@@ -269,11 +274,11 @@ inline StepResult RunStep(const AttentionBatch& batch, const std::vector<StepRow
     return result;
   }
   result.waves = static_cast<int>(step.waves.size());
-  emu::Stream stream(options.schedule, /*os_threads=*/2);
+  KernelStream stream(options.schedule, /*os_threads=*/2);
   for (int wave = 0; wave < result.waves; ++wave) {
-    cuda_emu::AttentionSplit(SplitArgsOf(step, wave), &stream);
+    K_WORLD::AttentionSplit(SplitArgsOf(step, wave), stream.get());
     const emu::TrafficBytes split = stream.TakeTraffic();
-    cuda_emu::AttentionMerge(MergeArgsOf(step, wave), &stream);
+    K_WORLD::AttentionMerge(MergeArgsOf(step, wave), stream.get());
     const emu::TrafficBytes merge = stream.TakeTraffic();
     result.split.read += split.read;
     result.split.written += split.written;
@@ -291,8 +296,8 @@ inline StepResult RunDirectStep(const AttentionBatch& batch, const std::vector<S
   StepResult result;
   StepArrays step = MakeStepArrays(batch, pieces, options);
   PlanDirect(&step);
-  emu::Stream stream(options.schedule, /*os_threads=*/2);
-  cuda_emu::AttentionDirect(DirectArgsOf(step), &stream);
+  KernelStream stream(options.schedule, /*os_threads=*/2);
+  K_WORLD::AttentionDirect(DirectArgsOf(step), stream.get());
   result.direct = stream.TakeTraffic();
   result.error = stream.TakeError();
   result.out = OutputOf(step);

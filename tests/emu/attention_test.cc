@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/emu/attention_step.h"
+#include "tests/emu/kernel_stream.h"
 #include "tests/emu/schedules.h"
 
 namespace tandem::kernels {
@@ -177,10 +178,10 @@ TEST(SplitAttentionTest, RecordedLaunchesServeOtherLengths) {
   std::copy(other.parts.begin(), other.parts.end(), step.parts.begin());
   std::copy(other.part_of_row.begin(), other.part_of_row.end(), step.part_of_row.begin());
   step.waves[0] = other.waves[0];
-  emu::Stream stream(emu::Schedule{}, /*os_threads=*/2);
+  KernelStream stream(emu::Schedule{}, /*os_threads=*/2);
   for (const int wave : {0, 1}) {
-    cuda_emu::AttentionSplit(SplitArgsOf(step, wave), &stream);
-    cuda_emu::AttentionMerge(MergeArgsOf(step, wave), &stream);
+    K_WORLD::AttentionSplit(SplitArgsOf(step, wave), stream.get());
+    K_WORLD::AttentionMerge(MergeArgsOf(step, wave), stream.get());
   }
   // Then the result is that of the other step.
   ASSERT_EQ(stream.TakeError(), "");
@@ -188,6 +189,7 @@ TEST(SplitAttentionTest, RecordedLaunchesServeOtherLengths) {
 }
 
 TEST(SplitAttentionTest, MovesTheBytesOfItsFormulas) {
+  if (!kCountsTraffic) GTEST_SKIP() << "only emulation counts bytes";
   for (const KvFormat format : {KvFormat::kBf16, KvFormat::kQ8, KvFormat::kTurbo4}) {
     const KvShape shape = {.num_kv_heads = 2, .k_format = format, .v_format = format};
     const AttentionBatch batch(shape, /*group=*/8, {CausalRows(256, 2)});
@@ -211,14 +213,14 @@ TEST(SplitAttentionTest, ShapesWithoutAKernelAreTold) {
     const auto k = static_cast<KvFormat>(pair / kNumKvFormats);
     const auto v = static_cast<KvFormat>(pair % kNumKvFormats);
     const bool stored = k != KvFormat::kF32 && v != KvFormat::kF32;
-    EXPECT_EQ(cuda_emu::AttentionSupports({256, k, v}), stored);
-    EXPECT_EQ(cuda_emu::AttentionSupports({512, k, v}), stored);
-    EXPECT_FALSE(cuda_emu::AttentionSupports({128, k, v}));
+    EXPECT_EQ(K_WORLD::AttentionSupports({256, k, v}), stored);
+    EXPECT_EQ(K_WORLD::AttentionSupports({512, k, v}), stored);
+    EXPECT_FALSE(K_WORLD::AttentionSupports({128, k, v}));
   }
-  EXPECT_FALSE(cuda_emu::AttentionSupports({256, static_cast<KvFormat>(7), KvFormat::kBf16}));
+  EXPECT_FALSE(K_WORLD::AttentionSupports({256, static_cast<KvFormat>(7), KvFormat::kBf16}));
   for (const int m_tiles : {1, 2}) {
-    EXPECT_TRUE(cuda_emu::AllowAttention({512, KvFormat::kBf16, KvFormat::kBf16},
-                                         {.m_tiles = m_tiles, .super_chunks = true}));
+    EXPECT_TRUE(K_WORLD::AllowAttention({512, KvFormat::kBf16, KvFormat::kBf16},
+                                        {.m_tiles = m_tiles, .super_chunks = true}));
   }
 }
 

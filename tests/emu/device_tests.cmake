@@ -1,6 +1,9 @@
 # The kernel tests for a device: sources of emu_test, compiled by nvcc into kernel_test, which
 # needs a driver and no compiler (tools/gpu_check).
 set(device_tests
+  attention_cells_test.cc
+  attention_direct_test.cc
+  attention_test.cc
   choose_clusters_test.cc
   dequant_weights_test.cc
   device_test.cc
