@@ -714,7 +714,8 @@ void Backend::Experts(const kernels::ExpertsArgs& args) {
                     .dim = args.dim,
                     .width = args.width,
                     .experts = experts,
-                    .top_k = args.top_k},
+                    .top_k = args.top_k,
+                    .prompt = stage_.args().prompt},
                    workspace, stream());
 }
 

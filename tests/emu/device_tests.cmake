@@ -8,6 +8,8 @@ set(device_tests
   dequant_weights_test.cc
   device_test.cc
   embed_codes_test.cc
+  expert_sort_test.cc
+  experts_test.cc
   head_test.cc
   kv_encode_test.cc
   kv_blocks_test.cc
@@ -18,6 +20,7 @@ set(device_tests
   pick_test.cc
   qkv_post_test.cc
   rope_table_test.cc
+  route_test.cc
   router_logits_test.cc
   row_ops_test.cc
   samples_test.cc
