@@ -59,7 +59,8 @@ struct PickAmongArgs {
   const float* logits = nullptr;  // [rows, stride], of cluster 0's tokens, then 1's, ...; 4-aligned
   int64_t stride = 0;
   const int32_t* clusters = nullptr;     // [rows, chosen] each at most once in a row
-  const int32_t* cluster_ids = nullptr;  // [clusters, cluster_rows] their tokens, each id once
+  const int32_t* cluster_ids = nullptr;  // [clusters, cluster_rows] their tokens, each id once;
+                                         // of a vocabulary that PickSupports
   int chosen = 0;
   int cluster_rows = 0;                   // PickAmongSupports(chosen * cluster_rows)
   const uint32_t* suppressed = nullptr;   // by id, as above

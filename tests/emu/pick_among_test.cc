@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "engine/draft_choice.h"
@@ -171,6 +172,24 @@ TEST(PickAmongTest, NoFiniteCandidateOrOneThatIsNoNumberIsTold) {
   EXPECT_THAT(std::vector<int32_t>(picked.finite.begin(), picked.finite.begin() + 5),
               testing::Each(0));
   ExpectHostsIds(p, picked);
+}
+
+TEST(PickAmongTest, TopPSharesOutWhatTopKLeaves) {
+  // Given 32 candidates with the same logit, of which top-k leaves the four lowest ids, and then
+  // top-p two.
+  Problem p = RandomProblem(1, 16, 8, 4, 7);
+  p.logits.assign(32, 1.5f);
+  std::vector<int32_t> ids;
+  for (int c = 0; c < 32; ++c) ids.push_back(p.cluster_ids[p.clusters[c / 8] * 8 + c % 8]);
+  std::sort(ids.begin(), ids.end());
+  for (int i = 0; i < 24; ++i) {
+    p.requests.push_back({.position = i, .row = 0, .temperature = 1.0f, .top_k = 4, .top_p = 0.5f});
+  }
+  // When many tokens are picked, then they are those two.
+  KernelStream stream;
+  const Picked picked = PickAmong(p, &stream);
+  EXPECT_THAT(std::set<int32_t>(picked.ids.begin(), picked.ids.end()),
+              testing::ElementsAre(ids[0], ids[1]));
 }
 
 TEST(PickAmongTest, ARequestPicksTheSameAloneAndAmongOthers) {
