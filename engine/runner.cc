@@ -41,6 +41,7 @@ struct Runner::State {
   std::array<SampleScratch, kSampleTasks> sample_scratch;
   std::array<kernels::KvEncodeCounts, kNumKvGroups> encode_counts;
   WorkCounters work;
+  const uint64_t program = kernels::NewProgram();
 
   // Of the step that runs.
   const StepBatch* batch = nullptr;
@@ -60,6 +61,8 @@ struct Runner::State {
   void PrepareBlocks(const StepBatch& step);
   void Forward(RowClass row_class);
   void Stage(uint8_t* found_nonfinite = nullptr);
+  void Rotations();
+  void CountLayer(int i);
   void Embed();
   std::vector<int> SampledLiveRows() const;
   void Compact();
@@ -95,7 +98,6 @@ struct Runner::State {
     args.f32_operands = f32_operands;
     args.prompt = prompt;
     ops.linear(ops.backend, args);
-    work.linear_madds += uint64_t(live.size()) * w.out * w.in;
   }
 
   void RmsNorm(const float* x, const float* weight, void* y, bool y_f32 = false) {
@@ -173,7 +175,12 @@ void Runner::State::Stage(uint8_t* found_nonfinite) {
   }
   args.nonfinite = found_nonfinite;
   for (const KvGroup group : {kSliding, kFull}) args.counts[group] = &encode_counts[group];
+  args.max_rows = config.max_step_rows;
   staged = ops.stage(ops.backend, args);
+}
+
+// cos and sin of the staged positions.
+void Runner::State::Rotations() {
   for (const KvGroup group : {kSliding, kFull}) {
     if (stores[group] == nullptr) continue;
     ops.rope_table(ops.backend, {StagedSpan(staged.positions), inv_freq[group], buffers.cos[group],
@@ -189,17 +196,43 @@ void Runner::State::Forward(RowClass row_class) {
   const size_t staged_before = nonfinite_rows.size();
   nonfinite_rows.insert(nonfinite_rows.end(), live.batch_rows.begin(), live.batch_rows.end());
   Stage(nonfinite.data() + staged_before);
-  Embed();
+  // Generated rows are all sampled, but for those of a sequence that runs again: then every step is
+  // the same calls.
+  const bool repeats = row_class == RowClass::kGenerated && !*trace &&
+                       SampledLiveRows().size() == live.batch_rows.size();
+  const bool call = !repeats || ops.begin_run(ops.backend, program);
+  if (call) Embed();
+  work.linear_madds += uint64_t(live.size()) * model.weights.ple_context.out * shape().hidden;
   for (int i = 0; i < shape().num_layers(); ++i) {
     if (i == shape().first_shared) Compact();  // nothing above stores K/V
     if (live.size() == 0) return;
-    Layer(i);
+    if (call) Layer(i);
+    CountLayer(i);
   }
+  if (call && repeats) ops.end_run(ops.backend);
   KeepSampledRows();
+}
+
+// What the live rows cost in a layer.
+void Runner::State::CountLayer(int i) {
+  const LayerDesc& desc = shape().layers[i];
+  const LayerWeights& w = model.weights.layers[i];
+  const uint64_t hidden = shape().hidden;
+  uint64_t row = 3 * hidden * desc.mlp_width;
+  for (const kernels::WeightView& matrix : {w.qkv, w.o, w.router, w.ple_gate, w.ple_up}) {
+    row += uint64_t(matrix.out) * matrix.in;
+  }
+  if (desc.moe) row += 3 * hidden * shape().experts_per_token * shape().expert_width;
+  work.linear_madds += row * live.size();
+  const StepRows::Group& g = live.groups[desc.group()];
+  for (int t = 0; t < live.size(); ++t) {
+    work.attention_madds += uint64_t(g.end[t] - g.begin[t]) * desc.num_q_heads * desc.head_dim * 2;
+  }
 }
 
 // h = E[ids] * s, and the per-layer inputs.
 void Runner::State::Embed() {
+  Rotations();
   ops.embed(ops.backend,
             {model.weights.embed, StagedSpan(staged.ids), model.embed_scale, buffers.h});
   Show("embed", -1, live.batch_rows, buffers.h, shape().hidden);
@@ -245,7 +278,9 @@ void Runner::State::Compact() {
     keep_rows(buffers.ple, size_t(shape().num_layers()) * shape().ple_width);
   }
   KeepRows(keep, live);
-  if (live.size() > 0) Stage();
+  if (live.size() == 0) return;
+  Stage();
+  Rotations();
 }
 
 // gemma4.md 2.5, from the normed input to the projected output in buffers.y.
@@ -253,7 +288,6 @@ void Runner::State::Attention(int i) {
   const LayerDesc& desc = shape().layers[i];
   const LayerWeights& w = model.weights.layers[i];
   const KvGroup group = desc.group();
-  const StepRows::Group& g = live.groups[group];
   Linear(buffers.x, shape().hidden, w.qkv, buffers.qkv);
 
   const bool owner = desc.kv_owner == i;
@@ -281,7 +315,7 @@ void Runner::State::Attention(int i) {
   args.q = buffers.qkv;
   args.q_stride = w.qkv.out;
   args.out = buffers.attn;
-  args.segments = g.segments;
+  args.segments = live.groups[group].segments;
   args.visible_begin = staged.visible_begin[group];
   args.visible_end = staged.visible_end[group];
   args.group = group;
@@ -290,9 +324,6 @@ void Runner::State::Attention(int i) {
   args.head_dim = desc.head_dim;
   args.kv = views[i];
   ops.attention(ops.backend, args);
-  for (int t = 0; t < live.size(); ++t) {
-    work.attention_madds += uint64_t(g.end[t] - g.begin[t]) * desc.num_q_heads * desc.head_dim * 2;
-  }
   Linear(buffers.attn, w.o.in, w.o, buffers.y);
 }
 
@@ -310,7 +341,6 @@ void Runner::State::DenseMlp(int i, float* out) {
   args.width = width;
   args.prompt = prompt;
   ops.linear_geglu(ops.backend, args);
-  work.linear_madds += uint64_t(live.size()) * 2 * width * shape().hidden;
   Linear(buffers.mlp, width, w.down, out);
 }
 
@@ -353,8 +383,6 @@ void Runner::State::Experts(int i) {
   experts.weights = buffers.expert_weights;
   experts.out = buffers.expert_y;
   ops.experts(ops.backend, experts);
-  work.linear_madds +=
-      uint64_t(live.size()) * experts.top_k * 3 * shape().expert_width * shape().hidden;
   NormAdd(buffers.expert_y, w.post_ffn_norm_2, buffers.y);
 }
 
@@ -476,9 +504,9 @@ void Runner::State::ProposeDrafts(StepResult& result) {
     slot.next = batch->samples[run.drawn];
     slot.token = drawn[i].back();
     slot.position = batch->positions[slot.next.row] + 1;
-    slot.handoff = {static_cast<const std::byte*>(
-                        OperandRow(buffers.z, SampledIndex(slot.next.row), hidden)),
-                    hidden * ops.operand_bytes};
+    slot.handoff = {
+        static_cast<const std::byte*>(OperandRow(buffers.z, SampledIndex(slot.next.row), hidden)),
+        hidden * ops.operand_bytes};
     slot.block_table = batch->segments[request.segment].block_table;
     slot.max_tokens = request.max_tokens;
     slot.next.row = -1;

@@ -283,6 +283,8 @@ struct RowsArgs {
   const Bf16* ple_table = nullptr;
   int64_t ple_table_rows = 0;
   int64_t ple_row_values = 0;
+  int max_rows = 0;  // that the caller's buffers have room for: a device may work on more than
+                     // there are; 0: as many as there are
   // What storing these rows finds goes here (QkvPostArgs), at the latest when `collect` returns.
   uint8_t* nonfinite = nullptr;  // [rows]
   std::array<KvEncodeCounts*, kNumStagedGroups> counts = {};
@@ -306,6 +308,12 @@ struct AttentionShape {
   KvFormat k_format = KvFormat::kBf16;
   KvFormat v_format = KvFormat::kBf16;
 };
+
+// A number that no other program has (Ops::begin_run).
+inline uint64_t NewProgram() {
+  static std::atomic<uint64_t> last = 0;
+  return ++last;
+}
 
 // Filled once by a backend; `backend` is the first argument of every call.
 struct Ops {
@@ -343,6 +351,13 @@ struct Ops {
 
   // The rows that all operations until the next call of it work on.
   StagedRows (*stage)(void* backend, const RowsArgs&) = nullptr;
+  // Around operations that are called again and again, with equal arguments for equal `program` and
+  // staged rows of equal shape (StagedRows::rows and more). `begin_run` false: they have been run
+  // by what a device recorded of them; true: call them, then `end_run`. Nothing in between stages,
+  // writes, fetches, copies or gathers.
+  bool (*begin_run)(void* backend, uint64_t program) = nullptr;
+  void (*end_run)(void* backend) = nullptr;
+
   // Behind the last operation of a step: RowsArgs::nonfinite and counts hold what was found.
   void (*collect)(void* backend) = nullptr;
   // Not OK: the device is lost, with what it said; it stays so.

@@ -74,6 +74,8 @@ void FillMemoryOps(Ops& ops) {
   ops.gather = Gather;
   ops.as_operands = [](void*, const float* x, void*, int64_t) -> const void* { return x; };
   ops.stage = Stage;
+  ops.begin_run = [](void*, uint64_t) { return true; };
+  ops.end_run = [](void*) {};
   ops.collect = [](void*) {};
   ops.status = [](void*) { return absl::OkStatus(); };
 }

@@ -3,9 +3,12 @@
 // Shapes are checked where a model is loaded; what the device says later is kept and told by
 // `status`.
 #include <algorithm>
+#include <compare>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -69,6 +72,8 @@ class Backend : public DeviceBackend {
   void Gather(const GatherArgs& args);
   const void* AsOperands(const float* x, void* space, int64_t count);
   StagedRows Stage(const RowsArgs& args);
+  bool BeginRun(uint64_t program);
+  void EndRun();
   void Collect();
   absl::Status status() const { return status_; }
 
@@ -103,20 +108,38 @@ class Backend : public DeviceBackend {
   CpuBackend& host_;
   Ops ops_;
   absl::Status status_;
+  std::thread::id thread_ = std::this_thread::get_id();  // that the device was used on last
   AttentionLimits limits_;
   RowStage stage_;
   PromptGemm prompt_gemm_;
   PinnedMemory fetched_;
   DeviceMemory partials_, ple_rows_, index_, experts_, prompt_scratch_;
-  // Since the last `collect`.
+  // What storing rows found since the last `collect`, by class of rows: prompt and generated.
   struct Found {
-    uint8_t* nonfinite = nullptr;  // of the caller
-    size_t begin = 0, count = 0;   // in nonfinite_
+    uint8_t* caller = nullptr;
+    size_t rows = 0;
+    DeviceMemory flags;  // int32 [padded rows]
   };
-  std::vector<Found> found_;
-  DeviceMemory nonfinite_;  // int32 [rows]
-  size_t found_rows_ = 0;
+  std::array<Found, 2> found_;
   DeviceMemory counts_;  // KvRowCounts [groups]
+  // A run is called, then recorded, then launched. Whatever moves in memory makes all of them void.
+  struct RunKey {
+    uint64_t program = 0;
+    int rows = 0;
+    struct Group {
+      int m_tiles = 0;
+      bool super_chunks = false;
+      int waves = 0;
+      int64_t stride = 0;
+      auto operator<=>(const Group&) const = default;
+    };
+    std::array<Group, kNumStagedGroups> groups;
+    auto operator<=>(const RunKey&) const = default;
+  };
+  std::map<RunKey, std::optional<Graph>> runs_;  // empty: called once
+  RunKey run_;
+  bool recording_ = false;
+  int generation_ = 0;  // of places in device memory
   std::array<KvEncodeCounts*, kNumStagedGroups> told_counts_ = {};
 };
 
@@ -174,6 +197,8 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
     return BackendOf(b).AsOperands(x, space, count);
   };
   ops_.stage = [](void* b, const RowsArgs& args) { return BackendOf(b).Stage(args); };
+  ops_.begin_run = [](void* b, uint64_t program) { return BackendOf(b).BeginRun(program); };
+  ops_.end_run = [](void* b) { BackendOf(b).EndRun(); };
   ops_.collect = [](void* b) { BackendOf(b).Collect(); };
   ops_.status = [](void* b) { return BackendOf(b).status(); };
   ops_.embed = [](void* b, const kernels::EmbedArgs& args) { BackendOf(b).Embed(args); };
@@ -261,6 +286,7 @@ std::byte* Backend::Grown(DeviceMemory& memory, size_t bytes, const char* what) 
   if (bytes <= memory.size()) return memory.data();
   if (!Note(stream_.Synchronize())) return nullptr;
   memory = {};
+  runs_.clear();  // they know the old place
   absl::StatusOr<DeviceMemory> grown = device_.Allocate(bytes, what);
   if (!Note(grown.status())) return nullptr;
   memory = *std::move(grown);
@@ -369,7 +395,7 @@ const void* Backend::AsOperands(const float* x, void* space, int64_t count) {
 // The tokens' rows of the table, which stays with the host.
 void Backend::StagePle(const RowsArgs& args) {
   const size_t row_bytes = args.ple_row_values * sizeof(bf16);
-  std::byte* const there = Grown(ple_rows_, args.ids.size() * row_bytes, "per-layer embeddings");
+  std::byte* const there = Grown(ple_rows_, stage_.rows() * row_bytes, "per-layer embeddings");
   if (there == nullptr) return;
   const size_t most = ring_.half_bytes() / row_bytes;
   for (size_t begin = 0; begin < args.ids.size(); begin += most) {
@@ -388,7 +414,12 @@ void Backend::StagePle(const RowsArgs& args) {
 
 StagedRows Backend::Stage(const RowsArgs& args) {
   StagedRows staged = {.rows = static_cast<int>(args.ids.size())};
+  if (thread_ != std::this_thread::get_id()) {
+    thread_ = std::this_thread::get_id();
+    if (!Note(device_.UseOnThisThread())) return staged;
+  }
   if (!status_.ok() || !Note(stage_.Stage(args, limits_, device_, &ring_, &stream_))) return staged;
+  staged.rows = stage_.rows();
   if (args.ple_table != nullptr) StagePle(args);
   staged.ids = stage_.ids();
   staged.positions = stage_.positions();
@@ -400,45 +431,70 @@ StagedRows Backend::Stage(const RowsArgs& args) {
     if (counts == nullptr || !Note(stream_.Fill(counts, 0, counts_.size()))) return staged;
   }
   told_counts_ = args.counts;
-  const size_t needed = (found_rows_ + args.ids.size()) * sizeof(int32_t);
-  if (needed > nonfinite_.size()) {
-    Collect();  // what the rows before these have found
-    std::byte* const flags = Grown(nonfinite_, 2 * needed, "rows that are not finite");
-    if (flags == nullptr) return staged;
-  }
-  int32_t* const flags = reinterpret_cast<int32_t*>(nonfinite_.data()) + found_rows_;
-  if (!Note(stream_.Fill(flags, 0, args.ids.size() * sizeof(int32_t)))) return staged;
-  found_.push_back({args.nonfinite, found_rows_, args.ids.size()});
-  found_rows_ += args.ids.size();
+  Found& found = found_[args.prompt ? 0 : 1];
+  if (found.caller != nullptr) Collect();  // what the rows before these have found
+  const size_t bytes = static_cast<size_t>(staged.rows) * sizeof(int32_t);
+  std::byte* const flags = Grown(found.flags, bytes, "rows that are not finite");
+  if (flags == nullptr || !Note(stream_.Fill(flags, 0, bytes))) return staged;
+  found.caller = args.nonfinite;
+  found.rows = args.ids.size();
   staged.nonfinite = reinterpret_cast<uint8_t*>(flags);
   return staged;
 }
 
+bool Backend::BeginRun(uint64_t program) {
+  if (!status_.ok()) return false;
+  if (generation_ != stage_.generation()) {
+    generation_ = stage_.generation();
+    runs_.clear();
+  }
+  run_ = {.program = program, .rows = stage_.rows()};
+  for (int g = 0; g < kNumStagedGroups; ++g) {
+    const StagedAttention& attention = stage_.attention(g);
+    run_.groups[g] = {attention.grain.m_tiles, attention.grain.super_chunks, attention.num_waves,
+                      attention.table_stride};
+  }
+  const auto [run, fresh] = runs_.try_emplace(run_);
+  if (fresh) return true;
+  if (run->second.has_value()) {
+    Note(stream_.Launch(*run->second));
+    return false;
+  }
+  recording_ = Note(stream_.BeginCapture());
+  return recording_;
+}
+
+void Backend::EndRun() {
+  if (!std::exchange(recording_, false)) return;
+  absl::StatusOr<Graph> graph = stream_.EndCapture();
+  if (!Note(graph.status())) return;
+  const auto run = runs_.find(run_);
+  if (run == runs_.end()) return;  // made void meanwhile
+  run->second.emplace(*std::move(graph));
+  Note(stream_.Launch(*run->second));
+}
+
 void Backend::Collect() {
-  if (found_rows_ == 0) return;
-  const auto* flags =
-      static_cast<const int32_t*>(Fetch(nonfinite_.data(), found_rows_ * sizeof(int32_t)));
-  if (status_.ok()) {
-    for (const Found& found : found_) {
-      for (size_t i = 0; i < found.count; ++i) {
-        found.nonfinite[i] = flags[found.begin + i] != 0 ? 1 : 0;
-      }
+  if (found_[0].caller == nullptr && found_[1].caller == nullptr) return;
+  for (Found& found : found_) {
+    if (found.caller == nullptr) continue;
+    const auto* flags =
+        static_cast<const int32_t*>(Fetch(found.flags.data(), found.rows * sizeof(int32_t)));
+    for (size_t i = 0; i < found.rows && status_.ok(); ++i) {
+      found.caller[i] = flags[i] != 0 ? 1 : 0;
     }
+    found.caller = nullptr;
   }
   const auto* counts = static_cast<const KvRowCounts*>(
       Fetch(counts_.data(), kNumStagedGroups * sizeof(KvRowCounts)));
-  if (status_.ok()) {
-    for (int g = 0; g < kNumStagedGroups; ++g) {
-      if (told_counts_[g] == nullptr) continue;
-      for (int side = 0; side < 2; ++side) {
-        told_counts_[g]->nonfinite[side] = counts[g].nonfinite[side];
-        told_counts_[g]->clamped[side] = counts[g].clamped[side];
-        told_counts_[g]->zero[side] = counts[g].zero[side];
-      }
+  for (int g = 0; g < kNumStagedGroups && status_.ok(); ++g) {
+    if (told_counts_[g] == nullptr) continue;
+    for (int side = 0; side < 2; ++side) {
+      told_counts_[g]->nonfinite[side] = counts[g].nonfinite[side];
+      told_counts_[g]->clamped[side] = counts[g].clamped[side];
+      told_counts_[g]->zero[side] = counts[g].zero[side];
     }
   }
-  found_.clear();
-  found_rows_ = 0;
 }
 
 void Backend::Embed(const kernels::EmbedArgs& args) {
@@ -529,7 +585,7 @@ void Backend::Linear(const LinearArgs& args) {
                                   .in = plain.in,
                                   .out = plain.out};
   if (args.prompt) {
-    PLinearCodes(coded, Scratch(args.w.in), stream());
+    Note(prompt_gemm_.LinearCodes(coded, Scratch(args.w.in), stream()));
   } else {
     WLinearCodes(coded, stream());
   }
@@ -561,7 +617,7 @@ void Backend::LinearGeglu(const LinearGegluArgs& args) {
                                     .in = args.w.in,
                                     .width = args.width};
     if (args.prompt) {
-      PLinearGeglu(plain, stream());
+      Note(prompt_gemm_.Geglu(plain, stream()));
     } else {
       WLinearGeglu(plain, stream());
     }
@@ -578,7 +634,7 @@ void Backend::LinearGeglu(const LinearGegluArgs& args) {
                                        .in = args.w.in,
                                        .width = args.width};
   if (args.prompt) {
-    PLinearCodesGeglu(coded, Scratch(args.w.in), stream());
+    Note(prompt_gemm_.GegluCodes(coded, Scratch(args.w.in), stream()));
   } else {
     WLinearCodesGeglu(coded, stream());
   }

@@ -9,7 +9,7 @@
 //           to the largest step that ever ran.
 // Errors    Status of a call that failed is kept and told by Ops::status: once a device is lost
 //           it stays so.
-// Threads   one caller at a time, the thread that made it.
+// Threads   one caller at a time; it may change between steps.
 #pragma once
 
 #include <cstddef>

@@ -30,6 +30,22 @@ int64_t TableEntries(const RowsArgs::Group& group, const AttentionSegment& segme
   return (group.visible_end[last] + group.block_tokens - 1) / group.block_tokens;
 }
 
+// Rows that operations run on. Generated rows come in many numbers, of which only some are
+// recorded.
+int PaddedRows(const RowsArgs& args) {
+  const int rows = static_cast<int>(args.ids.size());
+  if (args.prompt) return rows;
+  int bucket = rows;
+  if (rows > 16) {
+    int step = 4;  // four buckets to an octave
+    while (rows > 8 * step) step *= 2;
+    bucket = (rows + step - 1) / step * step;
+  } else if (rows > 4) {
+    bucket = (rows + 3) / 4 * 4;
+  }
+  return std::max(rows, std::min(bucket, args.max_rows));
+}
+
 size_t RoundUp(size_t count) {
   size_t power = 16;
   while (power < count) power *= 2;
@@ -80,10 +96,11 @@ absl::Status RowStage::Plan(const RowsArgs& args, const AttentionLimits& limits)
       cu_rows_.push_back(segment.row_begin + segment.num_rows);
       strides_[g] = std::max(strides_[g], TableEntries(group, segment));
     }
-    strides_[g] = (strides_[g] + 3) / 4 * 4;
+    strides_[g] = static_cast<int64_t>(RoundUp(strides_[g]));
     for (size_t t = 0; t < group.visible_end.size(); ++t) {
       visible_[g].push_back({group.visible_begin[t], group.visible_end[t]});
     }
+    visible_[g].resize(rows_);  // rows that there are not see nothing
     if (args.prompt) {
       PlanDirectAttention(cu_rows_, visible_[g], group.num_q_heads / group.num_kv_heads, &plan);
       continue;
@@ -116,7 +133,7 @@ bool RowStage::Grow(const RowsArgs& args) {
   const auto at_least = [](size_t& capacity, size_t count) {
     if (count > capacity) capacity = RoundUp(count);
   };
-  at_least(capacity_.rows, args.ids.size());
+  at_least(capacity_.rows, rows_);
   for (int g = 0; g < kNumStagedGroups; ++g) {
     at_least(capacity_.waves[g], plans_[g].waves.size());
     at_least(capacity_.parts[g], plans_[g].parts.size());
@@ -129,10 +146,11 @@ bool RowStage::Grow(const RowsArgs& args) {
 absl::Status RowStage::Stage(const RowsArgs& args, const AttentionLimits& limits,
                              const Device& device, HostRing* ring, DeviceStream* stream) {
   args_ = args;
-  rows_ = static_cast<int>(args.ids.size());
+  rows_ = PaddedRows(args);
   if (absl::Status s = Plan(args, limits); !s.ok()) return s;
   Arrays there;
   if (Grow(args)) {
+    ++generation_;
     if (absl::Status s = stream->Synchronize(); !s.ok()) return s;
     memory_ = {};
     absl::StatusOr<DeviceMemory> memory =
@@ -161,8 +179,11 @@ absl::Status RowStage::Stage(const RowsArgs& args, const AttentionLimits& limits
   const auto fill = [](auto* to, const auto& values) {
     if (!values.empty()) std::memcpy(to, values.data(), values.size() * sizeof(*to));
   };
+  const size_t given = args.ids.size();
   fill(here.ids, args.ids);
   fill(here.positions, args.positions);
+  std::fill(here.ids + given, here.ids + rows_, 0);
+  std::fill(here.positions + given, here.positions + rows_, 0);
   ids_ = there.ids;
   positions_ = there.positions;
   for (int g = 0; g < kNumStagedGroups; ++g) {
@@ -170,6 +191,7 @@ absl::Status RowStage::Stage(const RowsArgs& args, const AttentionLimits& limits
     Arrays::Group& to = here.groups[g];
     const AttentionPlan& plan = plans_[g];
     fill(to.cells, group.cells);
+    std::fill(to.cells + group.cells.size(), to.cells + rows_, -1);
     fill(to.visible, visible_[g]);
     fill(to.part_of_row, plan.part_of_row);
     fill(to.waves, plan.waves);

@@ -48,7 +48,9 @@ class RowStage {
 
   // Of the rows staged last.
   const RowsArgs& args() const { return args_; }  // its spans are the caller's
-  int rows() const { return rows_; }
+  int rows() const { return rows_; }              // with those that the device is padded with
+  // Changes when places in device memory have changed.
+  int generation() const { return generation_; }
   const int32_t* ids() const { return ids_; }
   const int32_t* positions() const { return positions_; }
   const int32_t* cells(int group) const { return cells_[group]; }
@@ -68,6 +70,7 @@ class RowStage {
 
   RowsArgs args_;
   int rows_ = 0;
+  int generation_ = 0;
   const int32_t* ids_ = nullptr;
   const int32_t* positions_ = nullptr;
   std::array<const int32_t*, kNumStagedGroups> cells_ = {};
