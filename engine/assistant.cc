@@ -10,6 +10,7 @@
 #include "engine/backend_values.h"
 #include "engine/draft_buffers.h"
 #include "engine/draft_choice.h"
+#include "engine/pick_tokens.h"
 #include "engine/step_rows.h"
 #include "kvcache/kv_formats.h"
 
@@ -62,6 +63,7 @@ struct Assistant::State {
   std::array<Group, kNumKvGroups> groups;
   kernels::StagedRows staged;
   std::vector<int32_t> clusters;  // [chunk rows, clusters per token], rising
+  std::vector<int32_t> picked;    // [chunk rows] what the backend drew
   float* logits = nullptr;        // what the chunk's rows choose from, on the host
   int step = 0;
   int live = 0;         // rows of this step
@@ -99,6 +101,8 @@ struct Assistant::State {
   void Execute(const DraftOp& op);
   void RunLayer(const DraftOp& op);
   void ChooseClustersOf(int row, ChoiceScratch& scratch);
+  SampleRequest RequestOf(const ChainRow& row) const;
+  bool PickChunk();
   void ChooseTokenOf(int row, ChoiceScratch& scratch);
   void Close(int row);
   void Show(const DraftOp& op);
@@ -194,6 +198,9 @@ void Assistant::State::PlaceConstants() {
     WriteFloats(ops, values, buffers.inv_freq[group]);
     inv_freq[group] = {buffers.inv_freq[group], values.size()};
   }
+  const std::vector<uint32_t> suppressed = BitsOf(shape().suppressed_ids, shape().vocab);
+  ops.write(ops.backend, buffers.suppressed, suppressed.data(),
+            suppressed.size() * sizeof(uint32_t));
   if (!shape().clustered) return;
   const size_t bytes = size_t(shape().vocab) * sizeof(int32_t);
   const auto* ids = static_cast<const int32_t*>(
@@ -349,7 +356,7 @@ void Assistant::State::Execute(const DraftOp& op) {
                    shape().logit_softcap});
       break;
     case Kind::kChooseToken:
-      FetchChunk(buffers.logits, LogitsPerRow(shape()));
+      if (!PickChunk()) FetchChunk(buffers.logits, LogitsPerRow(shape()));
       ForChunkRows([this](int row, ChoiceScratch& s) { ChooseTokenOf(row, s); });
       break;
     case Kind::kPost:
@@ -442,19 +449,60 @@ void Assistant::State::ChooseClustersOf(int row, ChoiceScratch& s) {
   if (!ChooseClusters(scores, ClustersOf(row), s) && rows[row].open) Close(row);
 }
 
+// How the row's guess of this step is drawn.
+SampleRequest Assistant::State::RequestOf(const ChainRow& row) const {
+  SampleRequest request = row.slot->next;
+  request.position += step;
+  request.drafted = row.drafted;
+  request.logprobs = {};
+  return request;
+}
+
+// Draws for those of the chunk's rows for which the backend can; whether these are all.
+bool Assistant::State::PickChunk() {
+  if (shape().clustered) return false;
+  std::vector<kernels::PickRequest> picks;
+  std::vector<int> picked_rows;
+  bool all = true;
+  for (int i = 0; i < chunk_rows; ++i) {
+    const ChainRow& row = rows[chunk_begin + i];
+    if (!row.open) continue;
+    const SampleRequest request = RequestOf(row);
+    if (!PickedByBackend(ops, request)) {
+      all = false;
+      continue;
+    }
+    picks.push_back(PickFor(request, i));
+    picked_rows.push_back(i);
+  }
+  if (picks.empty()) return false;
+  std::vector<int32_t> ids(picks.size());
+  ops.pick(ops.backend, {.logits = buffers.logits,
+                         .vocab = shape().vocab,
+                         .suppressed = buffers.suppressed,
+                         .requests = picks,
+                         .ids = ids.data()});
+  picked.assign(chunk_rows, -1);
+  for (size_t i = 0; i < picks.size(); ++i) picked[picked_rows[i]] = ids[i];
+  return all;
+}
+
 void Assistant::State::ChooseTokenOf(int row, ChoiceScratch& s) {
   ChainRow& r = rows[row];
   if (!r.open) return;
-  const std::span<float> row_logits(logits + (row - chunk_begin) * LogitsPerRow(shape()),
-                                    LogitsPerRow(shape()));
-  SampleRequest request = r.slot->next;
-  request.position += step;
-  request.drafted = r.drafted;
-  request.logprobs = {};
-  const SampledToken guess =
-      shape().clustered ? GuessFromClusters(row_logits, ClustersOf(row), shape().cluster_rows(),
-                                            cluster_ids.data(), request, shape().suppressed_ids, s)
-                        : GuessFromRow(row_logits, request, shape().suppressed_ids, s);
+  const int in_chunk = row - chunk_begin;
+  const size_t per_row = LogitsPerRow(shape());
+  const SampleRequest request = RequestOf(r);
+  const auto row_logits = [&] { return std::span<float>(logits + in_chunk * per_row, per_row); };
+  SampledToken guess;
+  if (shape().clustered) {
+    guess = GuessFromClusters(row_logits(), ClustersOf(row), shape().cluster_rows(),
+                              cluster_ids.data(), request, shape().suppressed_ids, s);
+  } else if (PickedByBackend(ops, request)) {
+    guess = {.id = picked[in_chunk], .finite = picked[in_chunk] >= 0};
+  } else {
+    guess = GuessFromRow(row_logits(), request, shape().suppressed_ids, s);
+  }
   if (!guess.finite) return Close(row);
   r.token = guess.id;
   r.drafted.push_back(guess.id);

@@ -47,6 +47,7 @@ size_t LayOutDraftBuffers(const AssistantConfig& config, int max_slots, size_t o
     b.scores = floats(logit_rows, config.num_clusters);
     b.clusters = cursor.Ints(logit_rows * config.clusters_per_token);
   }
+  b.suppressed = reinterpret_cast<uint32_t*>(cursor.Ints((config.vocab + 31) / 32));
   b.logits = floats(logit_rows, LogitsPerRow(config));
   return cursor.used_bytes();
 }

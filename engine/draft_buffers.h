@@ -24,7 +24,8 @@ struct DraftBuffers {
   std::array<float*, kNumKvGroups> inv_freq = {};  // [live pairs], once
   float* scores = nullptr;                         // [LogitRows, clusters]
   int32_t* clusters = nullptr;                     // [LogitRows, clusters per token], rising
-  float* logits = nullptr;                         // [LogitRows, LogitsPerRow]
+  uint32_t* suppressed = nullptr;  // [ceil(V / 32)] bits of ids that are never guessed, once
+  float* logits = nullptr;         // [LogitRows, LogitsPerRow]
 };
 
 // Rows whose logits are held at once: of a dense head at most 64, which are 64 MiB as published.

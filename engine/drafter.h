@@ -20,10 +20,11 @@ namespace tandem::engine {
 
 // A sequence whose newest token was drawn in this step. That token's own row is not in the cache.
 struct DraftSlot {
-  int32_t token = 0;              // the newest
-  int32_t position = 0;           // of `token`; committed rows are [0, position)
-  std::span<const std::byte> handoff;  // [H] operands (kernels/ops.h): the target's row at position - 1
-                                  // after the final norm, the one that `token` was drawn from
+  int32_t token = 0;     // the newest
+  int32_t position = 0;  // of `token`; committed rows are [0, position)
+  std::span<const std::byte>
+      handoff;  // [H] operands (kernels/ops.h): the target's row at position - 1
+                // after the final norm, the one that `token` was drawn from
   std::array<std::span<const int32_t>, kNumKvGroups> block_table;  // as in Segment
   int max_tokens = 0;                                              // wanted, at least 1
   // How the target will draw the token behind `token`: params, choice, position (= this position

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "engine/backend_values.h"
+#include "engine/pick_tokens.h"
 #include "engine/sample_runs.h"
 #include "engine/step_buffers.h"
 #include "engine/step_rows.h"
@@ -48,6 +49,9 @@ struct Runner::State {
   const StepTrace* trace = nullptr;
   std::vector<int> sampled;  // batch rows whose output is wanted, ascending, each once
   SampleRuns runs;
+  std::vector<kernels::PickRequest> picks;
+  std::vector<int32_t> picked_ids;  // by pick
+  std::vector<int32_t> picked;      // by sample
   // Of the class of rows that is in the forward.
   StepRows live;
   bool prompt = false;
@@ -73,6 +77,7 @@ struct Runner::State {
   void PerLayerEmbedding(int i);
   void KeepSampledRows();
   void Head(StepResult& result);
+  bool PickRows(int first, int last, int logit_begin);
   void SampleRows(int first, int last, int logit_begin, float* logits, StepResult& result);
   // Of a batch row in `sampled`, and so in buffers.z.
   size_t SampledIndex(int batch_row) const {
@@ -422,6 +427,29 @@ void Runner::State::Layer(int i) {
   Show("layer", i, live.batch_rows, buffers.h, shape().hidden);
 }
 
+// Draws those of the samples [first, last) that the backend can draw; whether these are all.
+bool Runner::State::PickRows(int first, int last, int logit_begin) {
+  picks.clear();
+  picked.resize(batch->samples.size());
+  for (int s = first; s < last; ++s) {
+    const SampleRequest& request = batch->samples[s];
+    if (!PickedByBackend(ops, request)) continue;
+    picks.push_back(PickFor(request, static_cast<int>(SampledIndex(request.row)) - logit_begin));
+  }
+  if (picks.empty()) return first == last;
+  picked_ids.resize(picks.size());
+  ops.pick(ops.backend, {.logits = buffers.logits,
+                         .vocab = shape().vocab,
+                         .suppressed = buffers.suppressed,
+                         .requests = picks,
+                         .ids = picked_ids.data()});
+  size_t at = 0;
+  for (int s = first; s < last; ++s) {
+    if (PickedByBackend(ops, batch->samples[s])) picked[s] = picked_ids[at++];
+  }
+  return picks.size() == static_cast<size_t>(last - first);
+}
+
 // Samples that read logit rows [logit_begin, ...) are batch.samples [first, last).
 void Runner::State::SampleRows(int first, int last, int logit_begin, float* logits,
                                StepResult& result) {
@@ -459,9 +487,13 @@ void Runner::State::SampleRows(int first, int last, int logit_begin, float* logi
                ++s) {
             const SampleRequest& request = batch.samples[s];
             const size_t logit_row = state.SampledIndex(request.row) - c.logit_begin;
-            const SampledToken& token = c.result.tokens[s] =
-                Sample({c.logits + logit_row * vocab, vocab}, request,
-                       state.shape().generation.suppressed_ids, state.sample_scratch[task]);
+            SampledToken& token = c.result.tokens[s];
+            if (PickedByBackend(state.ops, request)) {
+              token = {.id = state.picked[s], .finite = state.picked[s] >= 0};
+            } else {
+              token = Sample({c.logits + logit_row * vocab, vocab}, request,
+                             state.shape().generation.suppressed_ids, state.sample_scratch[task]);
+            }
             run.drawn = s;
             run.open = s + 1 < run.last && token.finite && batch.ids[request.row + 1] == token.id;
           }
@@ -579,8 +611,11 @@ void Runner::State::Head(StepResult& result) {
     Show("logits", -1, chunk, buffers.logits, vocab);
     size_t last = sample;
     while (last < batch->samples.size() && batch->samples[last].row <= chunk.back()) ++last;
-    auto* logits =
-        static_cast<float*>(ops.fetch(ops.backend, buffers.logits, count * vocab * sizeof(float)));
+    const bool all_picked =
+        PickRows(static_cast<int>(sample), static_cast<int>(last), static_cast<int>(begin));
+    auto* logits = all_picked ? nullptr
+                              : static_cast<float*>(ops.fetch(ops.backend, buffers.logits,
+                                                              count * vocab * sizeof(float)));
     SampleRows(static_cast<int>(sample), static_cast<int>(last), static_cast<int>(begin), logits,
                result);
     sample = last;
@@ -637,6 +672,9 @@ absl::StatusOr<std::unique_ptr<Runner>> Runner::Create(
     WriteFloats(ops, inv_freq, state->buffers.inv_freq[group]);
     state->inv_freq[group] = {state->buffers.inv_freq[group], inv_freq.size()};
   }
+  const std::vector<uint32_t> suppressed = BitsOf(shape.generation.suppressed_ids, shape.vocab);
+  ops.write(ops.backend, state->buffers.suppressed, suppressed.data(),
+            suppressed.size() * sizeof(uint32_t));
   return std::unique_ptr<Runner>(new Runner(std::move(state)));
 }
 

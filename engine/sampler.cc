@@ -36,12 +36,6 @@ bool HasPenalty(const SamplingParams& p) {
   return p.repetition_penalty != 1.0f || p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f;
 }
 
-bool EditsRow(const SampleRequest& request) {
-  const SamplingParams& p = *request.params;
-  return !request.masked.empty() || !p.banned.empty() || !p.allowed.empty() ||
-         !p.logit_bias.empty() || HasPenalty(p);
-}
-
 // The values to edit, by id: those of a whole row, or of a few candidates. An id outside has none.
 struct RowValues {
   std::span<float> row;
@@ -461,7 +455,7 @@ SampledToken Sample(std::span<const float> logits, const SampleRequest& request,
 
   Row row = model;
   Candidate best = model_best;
-  if (EditsRow(request)) {
+  if (EditsLogits(request)) {
     EditRow(model.values, request, scratch.drawn_row);
     ScanTiles(scratch.drawn_row, scratch.drawn_tile_max);
     row = {.values = scratch.drawn_row, .tile_max = scratch.drawn_tile_max};
@@ -496,7 +490,7 @@ SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest
   const auto finite = [](const Candidate& c) { return c.value <= kFloatMax; };
   token.finite = std::all_of(candidates.begin(), candidates.end(), finite);
   if (!token.finite) return token;
-  if (EditsRow(request)) EditCandidates(request, candidates);
+  if (EditsLogits(request)) EditCandidates(request, candidates);
   std::erase_if(candidates, [&](const Candidate& c) {
     return c.value == -kInf ||
            std::find(suppressed.begin(), suppressed.end(), c.id) != suppressed.end();
@@ -513,9 +507,15 @@ SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest
   return token;
 }
 
+bool EditsLogits(const SampleRequest& request) {
+  const SamplingParams& p = *request.params;
+  return !request.masked.empty() || !p.banned.empty() || !p.allowed.empty() ||
+         !p.logit_bias.empty() || HasPenalty(p);
+}
+
 bool IsPlainGreedy(const SampleRequest& request) {
-  return request.params != nullptr && !(request.params->temperature > 0.0f) && !EditsRow(request) &&
-         !request.logprobs.enabled;
+  return request.params != nullptr && !(request.params->temperature > 0.0f) &&
+         !EditsLogits(request) && !request.logprobs.enabled;
 }
 
 }  // namespace tandem::engine

@@ -105,6 +105,9 @@ SampledToken Sample(std::span<const float> logits, const SampleRequest& request,
 SampledToken SampleAmong(std::vector<Candidate>& candidates, const SampleRequest& request,
                          std::span<const int32_t> suppressed, SampleScratch& scratch);
 
+// True when masks, bias or penalties change the row before the draw.
+bool EditsLogits(const SampleRequest& request);
+
 // True when only the largest logit matters: no mask, bias, penalty or log-probability.
 bool IsPlainGreedy(const SampleRequest& request);
 

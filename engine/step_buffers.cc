@@ -47,6 +47,7 @@ size_t LayOutStepBuffers(const ModelConfig& config, int rows, size_t operand_byt
     b.expert_ids = cursor.Ints(size_t(rows) * config.experts_per_token);
     b.expert_y = floats(config.hidden);
   }
+  b.suppressed = reinterpret_cast<uint32_t*>(cursor.Ints((config.vocab + 31) / 32));
   b.logits = cursor.Floats(size_t(StepLogitRows(rows)) * config.vocab);
   return cursor.used_bytes();
 }

@@ -29,7 +29,8 @@ struct StepBuffers {
   float* expert_weights = nullptr;                 // [., K]
   int32_t* expert_ids = nullptr;                   // [., K]
   float* expert_y = nullptr;                       // [., H]
-  float* logits = nullptr;                         // [StepLogitRows, V]
+  uint32_t* suppressed = nullptr;  // [ceil(V / 32)] bits of ids that are never drawn, once
+  float* logits = nullptr;         // [StepLogitRows, V]
 };
 
 // Rows of the head computed at once: 64, which are 64 MiB at the published vocabulary, or less.

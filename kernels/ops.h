@@ -302,6 +302,27 @@ struct StagedRows {
   uint8_t* nonfinite = nullptr;
 };
 
+// A draw that needs a row of logits alone: engine::SampleRequest without masks, edits and reports.
+struct PickRequest {
+  int row = 0;               // of the logits; several requests may name the same one
+  float temperature = 1.0f;  // this and the next as in engine::SamplingParams
+  int top_k = 0;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  uint64_t seed = 0;
+  int choice = 0;
+  int64_t position = 0;
+};
+
+// ids[i] = what engine::Sample draws for requests[i]; -1 where it finds the row not finite.
+struct PickArgs {
+  const float* logits = nullptr;  // [rows, vocab] after the soft-cap
+  int vocab = 0;
+  const uint32_t* suppressed = nullptr;   // [ceil(vocab / 32)] bits of ids that are never drawn
+  std::span<const PickRequest> requests;  // of the host
+  int32_t* ids = nullptr;                 // [requests], of the host
+};
+
 // What a loaded model asks a backend for before the first step.
 struct AttentionShape {
   int head_dim = 0;
@@ -377,6 +398,9 @@ struct Ops {
   void (*route)(void* backend, const RouteArgs&) = nullptr;
   void (*experts)(void* backend, const ExpertsArgs&) = nullptr;
   void (*softcap)(void* backend, const SoftcapArgs&) = nullptr;
+
+  // Null: the host draws from rows that it fetches.
+  void (*pick)(void* backend, const PickArgs&) = nullptr;
 
   // Host work: task(context, i) once for every i in [0, count), on any thread, in any order.
   void (*for_each)(void* backend, int count, void (*task)(void* context, int i),

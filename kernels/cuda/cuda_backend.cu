@@ -22,6 +22,7 @@
 #include "kernels/cuda/host_ring.h"
 #include "kernels/cuda/move_rows.h"
 #include "kernels/cuda/norms.h"
+#include "kernels/cuda/pick.h"
 #include "kernels/cuda/prompt_gemm.h"
 #include "kernels/cuda/qkv_post.h"
 #include "kernels/cuda/rope_table.h"
@@ -86,6 +87,7 @@ class Backend : public DeviceBackend {
   void Attention(const AttentionArgs& args);
   void Route(const kernels::RouteArgs& args);
   void Experts(const kernels::ExpertsArgs& args);
+  void Pick(const kernels::PickArgs& args);
 
   Stream stream() const { return stream_.get(); }
   const Ops& host_ops() const { return CpuOps(host_); }
@@ -99,6 +101,8 @@ class Backend : public DeviceBackend {
   // Device memory that grows to the largest request ever made.
   std::byte* Grown(DeviceMemory& memory, size_t bytes, const char* what);
   PromptScratch Scratch(int in);
+  std::byte* Fetched(size_t bytes);
+  void Wait();
   void StagePle(const RowsArgs& args);
   static WLinearArgs BfArgs(const LinearArgs& args);
 
@@ -113,7 +117,8 @@ class Backend : public DeviceBackend {
   RowStage stage_;
   PromptGemm prompt_gemm_;
   PinnedMemory fetched_;
-  DeviceMemory partials_, ple_rows_, index_, experts_, prompt_scratch_;
+  std::vector<std::byte> no_fetch_;  // in its place where it can not be had
+  DeviceMemory picks_, pick_workspace_, partials_, ple_rows_, index_, experts_, prompt_scratch_;
   // What storing rows found since the last `collect`, by class of rows: prompt and generated.
   struct Found {
     uint8_t* caller = nullptr;
@@ -144,6 +149,12 @@ class Backend : public DeviceBackend {
 };
 
 Backend& BackendOf(void* backend) { return *static_cast<Backend*>(backend); }
+
+// Null once something has failed: what later operations would read may not be there.
+Backend* Working(void* backend) {
+  Backend& b = BackendOf(backend);
+  return b.status().ok() ? &b : nullptr;
+}
 
 // Frees what DeviceMemory owns, when the engine lets it go.
 void ReleaseOwned(void* owned, std::byte*, size_t) { delete static_cast<DeviceMemory*>(owned); }
@@ -201,9 +212,15 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
   ops_.end_run = [](void* b) { BackendOf(b).EndRun(); };
   ops_.collect = [](void* b) { BackendOf(b).Collect(); };
   ops_.status = [](void* b) { return BackendOf(b).status(); };
-  ops_.embed = [](void* b, const kernels::EmbedArgs& args) { BackendOf(b).Embed(args); };
-  ops_.ple = [](void* b, const kernels::PleArgs& args) { BackendOf(b).Ple(args); };
+  ops_.embed = [](void* b, const kernels::EmbedArgs& args) {
+    if (Backend* const backend = Working(b)) backend->Embed(args);
+  };
+  ops_.ple = [](void* b, const kernels::PleArgs& args) {
+    if (Backend* const backend = Working(b)) backend->Ple(args);
+  };
   ops_.rms_norm = [](void* b, const RmsNormArgs& args) {
+    Backend* const backend = Working(b);
+    if (backend == nullptr) return;
     NormRows({.x = args.x,
               .weight = args.weight,
               .y = args.y_f32 ? nullptr : Operands(args.y),
@@ -211,9 +228,11 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
               .rows = args.rows,
               .dim = args.dim,
               .eps = args.eps},
-             BackendOf(b).stream());
+             backend->stream());
   };
   ops_.norm_add = [](void* b, const kernels::NormAddArgs& args) {
+    Backend* const backend = Working(b);
+    if (backend == nullptr) return;
     NormAdd({.a = args.a,
              .weight = args.weight,
              .h = args.h,
@@ -221,14 +240,20 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
              .dim = args.dim,
              .eps = args.eps,
              .scale = args.scale},
-            BackendOf(b).stream());
+            backend->stream());
   };
-  ops_.linear = [](void* b, const LinearArgs& args) { BackendOf(b).Linear(args); };
+  ops_.linear = [](void* b, const LinearArgs& args) {
+    if (Backend* const backend = Working(b)) backend->Linear(args);
+  };
   ops_.linear_clusters = [](void* b, const LinearClustersArgs& args) {
-    BackendOf(b).LinearClusters(args);
+    if (Backend* const backend = Working(b)) backend->LinearClusters(args);
   };
-  ops_.linear_geglu = [](void* b, const LinearGegluArgs& args) { BackendOf(b).LinearGeglu(args); };
+  ops_.linear_geglu = [](void* b, const LinearGegluArgs& args) {
+    if (Backend* const backend = Working(b)) backend->LinearGeglu(args);
+  };
   ops_.gelu_mul = [](void* b, const kernels::GeluMulArgs& args) {
+    Backend* const backend = Working(b);
+    if (backend == nullptr) return;
     GeluMul({.a = args.a,
              .a_stride = args.a_stride,
              .b = args.b,
@@ -237,24 +262,37 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
              .y_stride = args.y_stride,
              .rows = args.rows,
              .dim = args.dim},
-            BackendOf(b).stream());
+            backend->stream());
   };
   ops_.rope_table = [](void* b, const kernels::RopeTableArgs& args) {
+    Backend* const backend = Working(b);
+    if (backend == nullptr) return;
     RopeTable({.positions = args.positions.data(),
                .inv_freq = args.inv_freq.data(),
                .live = static_cast<int>(args.inv_freq.size()),
                .rows = static_cast<int>(args.positions.size()),
                .cos = args.cos,
                .sin = args.sin},
-              BackendOf(b).stream());
+              backend->stream());
   };
-  ops_.qkv_post = [](void* b, const kernels::QkvPostArgs& args) { BackendOf(b).QkvPost(args); };
-  ops_.attention = [](void* b, const AttentionArgs& args) { BackendOf(b).Attention(args); };
-  ops_.route = [](void* b, const kernels::RouteArgs& args) { BackendOf(b).Route(args); };
-  ops_.experts = [](void* b, const kernels::ExpertsArgs& args) { BackendOf(b).Experts(args); };
+  ops_.qkv_post = [](void* b, const kernels::QkvPostArgs& args) {
+    if (Backend* const backend = Working(b)) backend->QkvPost(args);
+  };
+  ops_.attention = [](void* b, const AttentionArgs& args) {
+    if (Backend* const backend = Working(b)) backend->Attention(args);
+  };
+  ops_.route = [](void* b, const kernels::RouteArgs& args) {
+    if (Backend* const backend = Working(b)) backend->Route(args);
+  };
+  ops_.experts = [](void* b, const kernels::ExpertsArgs& args) {
+    if (Backend* const backend = Working(b)) backend->Experts(args);
+  };
   ops_.softcap = [](void* b, const kernels::SoftcapArgs& args) {
-    Softcap({.x = args.x, .count = args.count, .cap = args.cap}, BackendOf(b).stream());
+    Backend* const backend = Working(b);
+    if (backend == nullptr) return;
+    Softcap({.x = args.x, .count = args.count, .cap = args.cap}, backend->stream());
   };
+  ops_.pick = [](void* b, const kernels::PickArgs& args) { BackendOf(b).Pick(args); };
   ops_.for_each = [](void* b, int count, void (*task)(void* context, int i), void* context) {
     const Ops& host_ops = BackendOf(b).host_ops();
     host_ops.for_each(host_ops.backend, count, task, context);
@@ -324,25 +362,31 @@ void Backend::Write(void* to, const void* host, size_t bytes) {
   if (status_.ok()) Note(ring_.Copy(to, host, bytes, &stream_));
 }
 
-void* Backend::Fetch(void* from, size_t bytes) {
-  if (bytes > fetched_.size()) {
-    fetched_ = {};
-    absl::StatusOr<PinnedMemory> grown = device_.AllocatePinned(bytes, "copies from the device");
-    // Without it nothing can be told, and the caller needs some memory to look at.
-    if (!Note(grown.status())) {
-      static std::vector<std::byte> nothing;
-      nothing.assign(bytes, std::byte{0xff});
-      return nothing.data();
-    }
+// Pinned memory that the device copies to.
+std::byte* Backend::Fetched(size_t bytes) {
+  if (bytes <= fetched_.size()) return fetched_.data();
+  fetched_ = {};
+  absl::StatusOr<PinnedMemory> grown = device_.AllocatePinned(bytes, "copies from the device");
+  if (Note(grown.status())) {
     fetched_ = *std::move(grown);
+    return fetched_.data();
   }
-  if (status_.ok()) {
-    Note(stream_.CheckLaunches("a step"));
-    Note(stream_.CopyToHost(fetched_.data(), from, bytes));
-    Note(stream_.Synchronize());
-  }
-  if (!status_.ok()) std::memset(fetched_.data(), 0xff, bytes);
-  return fetched_.data();
+  no_fetch_.resize(std::max(bytes, no_fetch_.size()));  // the caller needs something to look at
+  return no_fetch_.data();
+}
+
+void Backend::Wait() {
+  if (!status_.ok()) return;
+  Note(stream_.CheckLaunches("a step"));
+  Note(stream_.Synchronize());
+}
+
+void* Backend::Fetch(void* from, size_t bytes) {
+  std::byte* const here = Fetched(bytes);
+  if (status_.ok()) Note(stream_.CopyToHost(here, from, bytes));
+  Wait();
+  if (!status_.ok()) std::memset(here, 0xff, bytes);  // of floats: no numbers
+  return here;
 }
 
 void Backend::Copy(void* to, const void* from, size_t bytes) {
@@ -476,17 +520,31 @@ void Backend::EndRun() {
 
 void Backend::Collect() {
   if (found_[0].caller == nullptr && found_[1].caller == nullptr) return;
+  // One wait for all of it.
+  const size_t flags = (found_[0].rows + found_[1].rows) * sizeof(int32_t);
+  const size_t counts_at = (flags + 63) / 64 * 64;
+  std::byte* const here = Fetched(counts_at + kNumStagedGroups * sizeof(KvRowCounts));
+  size_t at = 0;
+  for (const Found& found : found_) {
+    if (found.caller == nullptr || !status_.ok()) continue;
+    Note(stream_.CopyToHost(here + at, found.flags.data(), found.rows * sizeof(int32_t)));
+    at += found.rows * sizeof(int32_t);
+  }
+  if (status_.ok()) {
+    Note(stream_.CopyToHost(here + counts_at, counts_.data(),
+                            kNumStagedGroups * sizeof(KvRowCounts)));
+  }
+  Wait();
+  const auto* flag = reinterpret_cast<const int32_t*>(here);
   for (Found& found : found_) {
     if (found.caller == nullptr) continue;
-    const auto* flags =
-        static_cast<const int32_t*>(Fetch(found.flags.data(), found.rows * sizeof(int32_t)));
     for (size_t i = 0; i < found.rows && status_.ok(); ++i) {
-      found.caller[i] = flags[i] != 0 ? 1 : 0;
+      found.caller[i] = *flag++ != 0 ? 1 : 0;
     }
     found.caller = nullptr;
+    found.rows = 0;
   }
-  const auto* counts = static_cast<const KvRowCounts*>(
-      Fetch(counts_.data(), kNumStagedGroups * sizeof(KvRowCounts)));
+  const auto* counts = reinterpret_cast<const KvRowCounts*>(here + counts_at);
   for (int g = 0; g < kNumStagedGroups && status_.ok(); ++g) {
     if (told_counts_[g] == nullptr) continue;
     for (int side = 0; side < 2; ++side) {
@@ -735,6 +793,44 @@ void Backend::Route(const kernels::RouteArgs& args) {
                   .ids = args.ids,
                   .weights = args.weights},
                  stream());
+}
+
+void Backend::Pick(const kernels::PickArgs& args) {
+  const int count = static_cast<int>(args.requests.size());
+  std::fill_n(args.ids, count, -1);
+  std::vector<K_WORLD::PickRequest> requests;
+  bool cuts = false;
+  for (const kernels::PickRequest& request : args.requests) {
+    requests.push_back({.seed = request.seed,
+                        .position = request.position,
+                        .row = request.row,
+                        .temperature = request.temperature,
+                        .top_k = request.top_k,
+                        .top_p = request.top_p,
+                        .min_p = request.min_p,
+                        .choice = request.choice});
+    cuts = cuts || (request.temperature > 0 && (request.top_k > 0 || request.top_p < 1));
+  }
+  const size_t request_bytes = requests.size() * sizeof(requests[0]);
+  std::byte* const there = Grown(picks_, request_bytes + 2 * count * sizeof(int32_t), "draws");
+  std::byte* const workspace =
+      Grown(pick_workspace_, PickWorkspaceBytes(count, args.vocab, cuts), "draws");
+  if (there == nullptr || workspace == nullptr) return;
+  Write(there, requests.data(), request_bytes);
+  auto* const ids = reinterpret_cast<int32_t*>(there + request_bytes);
+  K_WORLD::Pick({.logits = args.logits,
+                 .stride = args.vocab,
+                 .suppressed = args.suppressed,
+                 .requests = reinterpret_cast<const K_WORLD::PickRequest*>(there),
+                 .count = count,
+                 .vocab = args.vocab,
+                 .cuts = cuts,
+                 .workspace = workspace,
+                 .ids = ids,
+                 .finite = ids + count},
+                stream());
+  const auto* drawn = static_cast<const int32_t*>(Fetch(ids, count * sizeof(int32_t)));
+  if (status_.ok()) std::copy_n(drawn, count, args.ids);
 }
 
 // Matrices of one shape, one behind the other.

@@ -136,6 +136,9 @@ TEST_P(EmulatedEngineTest, ARowsBitsDependOnItsSequenceAlone) {
   }
 }
 
+const engine::SamplingParams kSampled = {
+    .temperature = 0.9f, .top_k = 40, .top_p = 0.95f, .seed = 11};
+
 // Guesses what `texts` say, and something else in every fourth place.
 engine::Propose Oracle(const std::vector<std::vector<int32_t>>& texts) {
   return [&texts](std::span<const engine::DraftSlot> slots, std::span<engine::Draft> drafts) {
@@ -166,6 +169,7 @@ TEST_P(EmulatedEngineTest, TextIsTheSameWithDraftsAndWithout) {
     for (const std::string prompt : {"p0", "p1"}) {
       sequences.push_back(NewSequence(golden.Ints(prompt + ".ids"), kTokens, drafts));
     }
+    sequences[1].params = kSampled;
     std::vector<DraftedSequence*> all = {&sequences[0], &sequences[1]};
     rounds.Run(all, 16);
     accepted = 0;
@@ -180,11 +184,16 @@ TEST_P(EmulatedEngineTest, TextIsTheSameWithDraftsAndWithout) {
   const std::vector<std::vector<int32_t>> plain = speak(nullptr, 0);
   // Steps of one shape are recorded once and then replayed; a traced step never is.
   const std::vector<int32_t>& suppressed = rig.model.config.generation.suppressed_ids;
+  engine::SampleScratch scratch;
+  const engine::SamplingParams greedy = {.temperature = 0.0f};
   for (const std::vector<int32_t>& text : plain) {
     const int given = static_cast<int>(text.size()) - kTokens;
     const auto logits = AllLogits(rig, text, given);
     for (int t = given; t < static_cast<int>(text.size()); ++t) {
-      EXPECT_EQ(ArgMax(logits[t - 1], suppressed), text[t]) << "position " << t;
+      const engine::SampleRequest request = {.params = &text == &plain[0] ? &greedy : &kSampled,
+                                             .position = t};
+      EXPECT_EQ(engine::Sample(logits[t - 1], request, suppressed, scratch).id, text[t])
+          << "position " << t;
     }
   }
   EXPECT_EQ(speak(assistant->AsPropose(), 3), plain);
