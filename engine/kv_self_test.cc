@@ -114,6 +114,7 @@ absl::Status Try(const Golden& golden, const kernels::Ops& ops) {
   ops.qkv_post(ops.backend, args);
   args.kv.base =
       static_cast<std::byte*>(ops.fetch(ops.backend, args.kv.base, store->layout().block_bytes));
+  if (absl::Status s = ops.status(ops.backend); !s.ok()) return s;
 
   const RowMark k = MarkOf(kernels::KRowAt(args.kv, 0, 0, cell, dim), golden.format, dim);
   if (absl::Status s = Compare(golden, "keys", k, golden.vector, ops); !s.ok()) return s;
