@@ -30,10 +30,11 @@
 #include "kernels/cuda/router_logits.h"
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/staged_rows.h"
+#include "kernels/cuda/w_codes_pack.h"
 #include "kernels/cuda/w_linear.h"
 #include "kernels/cuda/w_linear_clusters.h"
 #include "kernels/cuda/w_linear_codes.h"
-#include "kernels/cuda/w_linear_pack.h"
+#include "kernels/cuda/write_weights.h"
 #if !defined(__CUDACC__)
 #include "kernels/cuda/emulated_backend.h"
 #endif
@@ -65,8 +66,11 @@ class Backend : public DeviceBackend {
   size_t OwnBytes(const DeviceLoad& load) const override;
 
   absl::StatusOr<Memory> Allocate(size_t bytes);
-  void PackRows(const std::byte* rows, int out, int in, int row_begin, Bf16* packed);
-  void PackGateUp(const std::byte* gate, const std::byte* up, int width, int in, Bf16* packed);
+  WeightWriter Writer() { return {&ring_, &stream_, &host_ops()}; }
+  bool Packed(const absl::StatusOr<bool>& written);
+  bool PackCodeRows(const std::byte* rows, int out, int in, int row_begin, const CodeTarget& to);
+  bool PackCodeGateUp(const std::byte* gate, const std::byte* up, int width, int in,
+                      const CodeTarget& to);
   void Write(void* to, const void* host, size_t bytes);
   void* Fetch(void* from, size_t bytes);
   void Copy(void* to, const void* from, size_t bytes);
@@ -89,15 +93,15 @@ class Backend : public DeviceBackend {
   void Experts(const kernels::ExpertsArgs& args);
   void Pick(const kernels::PickArgs& args);
 
-  Stream stream() const { return stream_.get(); }
-  const Ops& host_ops() const { return CpuOps(host_); }
-
- private:
   // Keeps the first error; afterwards nothing is asked of the device.
   bool Note(const absl::Status& status) {
     if (status_.ok()) status_ = status;
     return status_.ok();
   }
+  Stream stream() const { return stream_.get(); }
+  const Ops& host_ops() const { return CpuOps(host_); }
+
+ private:
   // Device memory that grows to the largest request ever made.
   std::byte* Grown(DeviceMemory& memory, size_t bytes, const char* what);
   PromptScratch Scratch(int in);
@@ -193,9 +197,22 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
   ops_.prompt_rows_apart = true;
   ops_.supports = [](const AttentionShape& shape) { return AttentionSupports(shape); };
   ops_.pack_rows = [](void* b, const std::byte* rows, int out, int in, int row_begin,
-                      Bf16* packed) { BackendOf(b).PackRows(rows, out, in, row_begin, packed); };
+                      Bf16* packed) {
+    BackendOf(b).Note(WriteRows(BackendOf(b).Writer(), rows, out, in, row_begin, packed));
+  };
   ops_.pack_gate_up = [](void* b, const std::byte* gate, const std::byte* up, int width, int in,
-                         Bf16* packed) { BackendOf(b).PackGateUp(gate, up, width, in, packed); };
+                         Bf16* packed) {
+    BackendOf(b).Note(WriteGateUp(BackendOf(b).Writer(), gate, up, width, in, packed));
+  };
+  ops_.pack_code_rows = [](void* b, const std::byte* rows, int out, int in, int row_begin,
+                           const CodeTarget& packed) {
+    return BackendOf(b).Packed(
+        WriteCodeRows(BackendOf(b).Writer(), rows, out, in, row_begin, packed));
+  };
+  ops_.pack_code_gate_up = [](void* b, const std::byte* gate, const std::byte* up, int width,
+                              int in, const CodeTarget& packed) {
+    return BackendOf(b).Packed(WriteCodeGateUp(BackendOf(b).Writer(), gate, up, width, in, packed));
+  };
   ops_.write = [](void* b, void* to, const void* host_data, size_t bytes) {
     BackendOf(b).Write(to, host_data, bytes);
   };
@@ -337,25 +354,9 @@ PromptScratch Backend::Scratch(int in) {
   return {data, prompt_scratch_.size() / sizeof(bf16)};
 }
 
-void Backend::PackRows(const std::byte* rows, int out, int in, int row_begin, Bf16* packed) {
-  Write(packed + static_cast<int64_t>(row_begin) * in, rows,
-        static_cast<size_t>(out) * in * sizeof(Bf16));
-}
-
-void Backend::PackGateUp(const std::byte* gate, const std::byte* up, int width, int in,
-                         Bf16* packed) {
-  // As many tiles of 16 gate and 16 up rows at a time as the ring takes.
-  const size_t row_bytes = static_cast<size_t>(in) * sizeof(Bf16);
-  const int most =
-      std::max<int>(kTileOutputs, static_cast<int>(ring_.half_bytes() / (2 * row_bytes)) /
-                                      kTileOutputs * kTileOutputs);
-  std::vector<Bf16> tiles;
-  for (int begin = 0; begin < width; begin += most) {
-    const int count = std::min(most, width - begin);
-    tiles.resize(static_cast<size_t>(GateUpRows(count)) * in);
-    InterleaveGateUp(gate + begin * row_bytes, up + begin * row_bytes, count, in, tiles.data());
-    Write(packed + static_cast<int64_t>(2 * begin) * in, tiles.data(), tiles.size() * sizeof(Bf16));
-  }
+bool Backend::Packed(const absl::StatusOr<bool>& written) {
+  // An error of the device is told by `status`, and is none of the value's.
+  return !Note(written.status()) || *written;
 }
 
 void Backend::Write(void* to, const void* host, size_t bytes) {

@@ -27,8 +27,9 @@ using kernels::KvFormat;
 constexpr double kRmsTolerance = 0.16;
 constexpr double kMaxTolerance = 0.94;
 
-RigConfig Config(KvFormat format, bool device) {
+RigConfig Config(KvFormat format, kernels::WeightFormat weights, bool device) {
   RigConfig config = {.f32 = false};
+  config.weights = weights;
   const kvcache::KvPair pair = {format, format};
   config.kv = kvcache::KvFormats{.groups = {pair, pair}};
   config.blocks = 24;
@@ -53,6 +54,7 @@ std::vector<std::vector<float>> AllLogits(EngineRig& rig, const std::vector<int3
 struct Case {
   const char* variant;
   KvFormat format;
+  kernels::WeightFormat weights = kernels::WeightFormat::kBf16;
 };
 
 class EmulatedEngineTest : public ::testing::TestWithParam<Case> {};
@@ -78,16 +80,16 @@ float SecondBest(const std::vector<float>& logits, int32_t best) {
 }
 
 TEST_P(EmulatedEngineTest, LogitsAreThoseOfTheCpuBackend) {
-  const auto [variant, format] = GetParam();
+  const auto [variant, format, weights] = GetParam();
   const GoldenData golden(variant);
-  EngineRig cpu(TargetDir(variant), Config(format, false));
-  EngineRig device(TargetDir(variant), Config(format, true));
-  const bool coded = kernels::KvHasScale(format);
-  EngineRig plain(TargetDir(variant), Config(KvFormat::kF16, false));
+  EngineRig cpu(TargetDir(variant), Config(format, weights, false));
+  EngineRig device(TargetDir(variant), Config(format, weights, true));
+  const bool coded = kernels::KvHasScale(format) || weights != kernels::WeightFormat::kBf16;
+  EngineRig plain(TargetDir(variant), Config(KvFormat::kF16, kernels::WeightFormat::kBf16, false));
   for (const std::string prompt : {"p0", "p1"}) {
     const std::vector<int32_t> ids = golden.Ints(prompt + ".ids");
     const auto want = AllLogits(cpu, ids, 0);
-    // A query meets codes as f16 on a device and in 8 bits on the CPU: they may be apart, but by
+    // What meets codes is of 16 bits on a device and of 8 on the CPU: they may be apart, but by
     // less than the codes move the logits.
     const double tolerance = coded ? Rms(want, AllLogits(plain, ids, 0)) : kRmsTolerance;
     const int size = static_cast<int>(ids.size());
@@ -110,9 +112,9 @@ TEST_P(EmulatedEngineTest, LogitsAreThoseOfTheCpuBackend) {
 // A row's logits are the same bits alone and in a step with others, as chunks and in one go, in
 // each class of rows.
 TEST_P(EmulatedEngineTest, ARowsBitsDependOnItsSequenceAlone) {
-  const auto [variant, format] = GetParam();
+  const auto [variant, format, weights] = GetParam();
   const GoldenData golden(variant);
-  EngineRig rig(TargetDir(variant), Config(format, true));
+  EngineRig rig(TargetDir(variant), Config(format, weights, true));
   const std::vector<int32_t> a = golden.Ints("p1.ids"), b = golden.Ints("p0.ids");
   for (const bool given : {true, false}) {
     const auto want = AllLogits(rig, a, given ? static_cast<int>(a.size()) : 0);
@@ -157,9 +159,9 @@ engine::Propose Oracle(const std::vector<std::vector<int32_t>>& texts) {
 }
 
 TEST_P(EmulatedEngineTest, TextIsTheSameWithDraftsAndWithout) {
-  const auto [variant, format] = GetParam();
+  const auto [variant, format, weights] = GetParam();
   const GoldenData golden(variant);
-  EngineRig rig(TargetDir(variant), Config(format, true));
+  EngineRig rig(TargetDir(variant), Config(format, weights, true));
   const std::unique_ptr<RigAssistant> assistant = LoadRigAssistant(variant, rig, 4);
   constexpr int kTokens = 16;
   int accepted = 0;
@@ -201,16 +203,20 @@ TEST_P(EmulatedEngineTest, TextIsTheSameWithDraftsAndWithout) {
   EXPECT_GE(accepted, kTokens);  // of two texts: 3 of 4 places
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, EmulatedEngineTest,
-                         ::testing::Values(Case{"e2b-like", KvFormat::kTurbo4},
-                                           Case{"e4b-like", KvFormat::kQ8},
-                                           Case{"12b-like", KvFormat::kBf16},
-                                           Case{"26b-like", KvFormat::kF16},
-                                           Case{"31b-like", KvFormat::kTurbo3}),
-                         [](const ::testing::TestParamInfo<Case>& info) {
-                           return TestName(info.param.variant) + "_" +
-                                  std::string(kvcache::KvFormatName(info.param.format));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Variants, EmulatedEngineTest,
+    ::testing::Values(Case{"e2b-like", KvFormat::kTurbo4}, Case{"e4b-like", KvFormat::kQ8},
+                      Case{"12b-like", KvFormat::kBf16}, Case{"26b-like", KvFormat::kF16},
+                      Case{"31b-like", KvFormat::kTurbo3},
+                      Case{"e2b-like", KvFormat::kF16, kernels::WeightFormat::kInt4},
+                      Case{"12b-like", KvFormat::kF16, kernels::WeightFormat::kInt8}),
+    [](const ::testing::TestParamInfo<Case>& info) {
+      return TestName(info.param.variant) + "_" +
+             std::string(kvcache::KvFormatName(info.param.format)) +
+             (info.param.weights == kernels::WeightFormat::kInt8   ? "_int8"
+              : info.param.weights == kernels::WeightFormat::kInt4 ? "_int4"
+                                                                   : "");
+    });
 
 }  // namespace
 }  // namespace tandem::testing
