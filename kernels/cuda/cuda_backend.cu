@@ -65,12 +65,12 @@ class Backend : public DeviceBackend {
   }
   size_t OwnBytes(const DeviceLoad& load) const override;
 
+  std::string PreparePrompts(const std::vector<PromptProduct>& products, int max_rows,
+                             const std::vector<std::string>& libraries) override;
+
   absl::StatusOr<Memory> Allocate(size_t bytes);
   WeightWriter Writer() { return {&ring_, &stream_, &host_ops()}; }
   bool Packed(const absl::StatusOr<bool>& written);
-  bool PackCodeRows(const std::byte* rows, int out, int in, int row_begin, const CodeTarget& to);
-  bool PackCodeGateUp(const std::byte* gate, const std::byte* up, int width, int in,
-                      const CodeTarget& to);
   void Write(void* to, const void* host, size_t bytes);
   void* Fetch(void* from, size_t bytes);
   void Copy(void* to, const void* from, size_t bytes);
@@ -319,12 +319,23 @@ Backend::Backend(Device device, DeviceStream stream, HostRing ring, CpuBackend& 
 size_t Backend::OwnBytes(const DeviceLoad& load) const {
   size_t bytes = AttentionWorkspaceBytes(limits_.max_slots, kMostMTiles, kMostHeadDim);
   bytes += static_cast<size_t>(load.max_step_rows) * load.ple_row_values * sizeof(bf16);
+  bytes += PromptGemmOptions().workspace_bytes + PromptGemmOptions().geglu_bytes;
   if (load.weight_codes) bytes += kPromptScratchBytes;
   if (load.experts > 0) {
     bytes += ExpertsWorkspaceBytes(load.max_step_rows, load.hidden, load.expert_width, load.experts,
                                    load.experts_per_token);
   }
   return bytes;
+}
+
+std::string Backend::PreparePrompts(const std::vector<PromptProduct>& products, int max_rows,
+                                    const std::vector<std::string>& libraries) {
+  PromptGemmOptions options = {.libraries = libraries, .max_rows = max_rows};
+  for (const PromptProduct& product : products) {
+    options.matrices.push_back({product.out, product.in, product.geglu});
+  }
+  prompt_gemm_ = PromptGemm::Open(options, device_, &stream_);
+  return prompt_gemm_.description();
 }
 
 absl::StatusOr<Memory> Backend::Allocate(size_t bytes) {

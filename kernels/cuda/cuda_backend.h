@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -44,6 +45,13 @@ struct DeviceLoad {
   bool weight_codes = false;
 };
 
+// A product of prompt rows.
+struct PromptProduct {
+  int out = 0;  // of GeGLU: gate and up together, in whole tiles (LinearGegluArgs)
+  int in = 0;
+  bool geglu = false;
+};
+
 class DeviceBackend {
  public:
   virtual ~DeviceBackend() = default;
@@ -56,6 +64,13 @@ class DeviceBackend {
   // Memory that the backend comes to hold beside what is asked of Ops::memory, but for lists of
   // some MiB.
   virtual size_t OwnBytes(const DeviceLoad& load) const = 0;
+  // Looks for a library that multiplies large chunks of prompts faster than the own kernels do, and
+  // just as reproducibly; own kernels stay where it does not. To be called once, while memory for
+  // the widest rows is still free.
+  //   libraries  files to try, in order; see CublasLtPaths (cublaslt.h)
+  //   returns    one line for a log: who multiplies
+  virtual std::string PreparePrompts(const std::vector<PromptProduct>& products, int max_rows,
+                                     const std::vector<std::string>& libraries) = 0;
 };
 
 struct DeviceBackendConfig {
