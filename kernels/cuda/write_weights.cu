@@ -66,9 +66,10 @@ absl::StatusOr<bool> WriteTiles(const WeightWriter& writer, const std::vector<Ti
     if (std::any_of(tiles.begin() + begin, tiles.begin() + begin + count, partial)) {
       absl::Status read = writer.stream->CopyToHost(codes, codes_there, count * tile_codes);
       if (read.ok()) {
-        read = writer.stream->CopyToHost(scales, scales_there, count * tile_scales * sizeof(F16));
+        read.Update(
+            writer.stream->CopyToHost(scales, scales_there, count * tile_scales * sizeof(F16)));
       }
-      if (read.ok()) read = writer.stream->Synchronize();
+      if (read.ok()) read.Update(writer.stream->Synchronize());
       if (!read.ok()) return read;
     }
     Quantising work = {packed.format, in, tiles.data() + begin, codes, scales};
@@ -76,8 +77,8 @@ absl::StatusOr<bool> WriteTiles(const WeightWriter& writer, const std::vector<Ti
     if (!work.fits) return false;
     absl::Status written = writer.stream->CopyToDevice(codes_there, codes, count * tile_codes);
     if (written.ok()) {
-      written =
-          writer.stream->CopyToDevice(scales_there, scales, count * tile_scales * sizeof(F16));
+      written.Update(
+          writer.stream->CopyToDevice(scales_there, scales, count * tile_scales * sizeof(F16)));
     }
     if (!written.ok()) return written;
   }
