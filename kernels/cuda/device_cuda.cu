@@ -110,6 +110,8 @@ absl::Status Enter(DeviceInfo* info) {
 
 }  // namespace
 
+int RuntimeVersion() { return CUDART_VERSION; }
+
 absl::StatusOr<std::vector<DeviceInfo>> ListDevices() {
   const absl::StatusOr<Machines> machines = LookAround();
   if (!machines.ok()) return machines.status();

@@ -58,6 +58,10 @@ absl::Status DeviceLost(std::string_view cause);
 
 namespace cuda {
 
+// CUDART_VERSION of the toolkit that the kernels were built with. Asks no driver. Only in programs
+// with the kernels of nvcc.
+int RuntimeVersion();
+
 // All devices of this machine, by index. Makes a context on each (some 0.3 s and 300 MB): for
 // looking around, not before serving. The errors of CheckDriver; an empty list without a device.
 // Only in programs with the kernels of nvcc.

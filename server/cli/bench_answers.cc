@@ -82,21 +82,21 @@ double LoadAverage() {
 
 }  // namespace
 
-BenchFacts BenchFactsOf(const kernels::CpuBackend& backend, const std::string& command_line) {
+BenchFacts BenchFactsOf(const Backends& backends, const std::string& command_line) {
   return {.command_line = command_line,
           .version = std::string(Version()),
           .commit = std::string(GitCommit()),
           .build = std::string(BuildFlags()),
           .date = UtcDate(),
           .cpu = CpuModelName(),
-          .backend = kernels::CpuOps(backend).name,
-          .threads = kernels::CpuThreads(backend),
+          .backend = backends.ops().name,
+          .threads = kernels::CpuThreads(*backends.cpu),
           .load = LoadAverage()};
 }
 
 BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-                        const kernels::CpuBackend& backend, const std::string& command_line) {
-  BenchFacts facts = BenchFactsOf(backend, command_line);
+                        const Backends& backends, const std::string& command_line) {
+  BenchFacts facts = BenchFactsOf(backends, command_line);
   facts.model = source.name;
   facts.parameters = CountParameters(source.config);
   facts.weight_bytes = plan.weight_bytes + engine::PleTableBytes(source.config);
@@ -141,18 +141,18 @@ absl::StatusOr<AnswerBench> StartAnswers(const Settings& settings, const ModelSo
         "a prompt at least %d; raise --max-step-rows to %d",
         load.streams, settings.max_step_rows, rows_besides, load.streams + rows_besides));
   }
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
+  absl::StatusOr<Backends> backends = MakeBackends(settings);
+  if (!backends.ok()) return backends.status();
   MemoryRequest memory = MemoryRequestOf(settings, source, load.streams);
   memory.max_context = std::max(LongestPrompt(prompts) + load.max_tokens + 1, kLeastContext);
   memory.context_option = "--generate, or the prompts";
-  const absl::StatusOr<MemoryPlan> plan = PlanMemory(source.config, memory, LookAtMemory());
+  const absl::StatusOr<MemoryPlan> plan = PlanMemoryOf(*backends, source.config, memory);
   if (!plan.ok()) return plan.status();
-  DescribeStart(console, settings, source, kernels::CpuOps(**backend), *plan);
+  DescribeStart(console, settings, source, *backends, *plan);
 
-  AnswerBench bench = {.facts = BenchFactsOf(settings, source, *plan, **backend, command_line)};
+  AnswerBench bench = {.facts = BenchFactsOf(settings, source, *plan, *backends, command_line)};
   absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
-      LoadEngine(settings, source, *plan, *std::move(backend), console, nullptr, wrap);
+      LoadEngine(settings, source, *plan, *std::move(backends), console, nullptr, wrap);
   if (!engine.ok()) return engine.status();
   bench.engine = *std::move(engine);
   LoadedEngine& loaded = *bench.engine;

@@ -21,9 +21,9 @@
 namespace tandem::server {
 
 // Of the program and the machine alone.
-BenchFacts BenchFactsOf(const kernels::CpuBackend& backend, const std::string& command_line);
+BenchFacts BenchFactsOf(const Backends& backends, const std::string& command_line);
 BenchFacts BenchFactsOf(const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-                        const kernels::CpuBackend& backend, const std::string& command_line);
+                        const Backends& backends, const std::string& command_line);
 
 struct AnswerPrompts {
   std::vector<BenchPrompt> prompts;

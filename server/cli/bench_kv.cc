@@ -14,6 +14,7 @@
 #include "server/cli/machine.h"
 #include "server/cli/verbs.h"
 #include "server/cli/version.h"
+#include "server/config/device_setting.h"
 
 namespace tandem::server {
 namespace {
@@ -47,12 +48,20 @@ absl::Status BenchKv(const Settings& settings, const Terminal& terminal,
   if (!shape.ok()) return shape.status();
   const absl::StatusOr<std::vector<KvChoice>> formats = ParseKvChoices(arguments.formats);
   if (!formats.ok()) return formats.status();
-  const absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
-  const kernels::Ops& ops = kernels::CpuOps(**backend);
+  const DeviceSetting::Kind device = DeviceOf(settings).kind;
+  if (device != DeviceSetting::Kind::kAuto && device != DeviceSetting::Kind::kCpu) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--device %s: bench kv measures the CPU's attention alone; drop it, or measure a model on "
+        "the device with bench model",
+        settings.device));
+  }
+  absl::StatusOr<kernels::CpuBackendPtr> cpu = MakeCpu(settings);
+  if (!cpu.ok()) return cpu.status();
+  const Backends backends = {.cpu = *std::move(cpu)};
+  const kernels::Ops& ops = backends.ops();
   if (absl::Status s = CheckKernels(shape->config, *formats, ops); !s.ok()) return s;
 
-  KvSpeedFacts facts = {.bench = BenchFactsOf(**backend, command_line),
+  KvSpeedFacts facts = {.bench = BenchFactsOf(backends, command_line),
                         .block_tokens = settings.block_tokens,
                         .cache_bytes = LastLevelCacheBytes().value_or(kAssumedCacheBytes)};
   facts.bench.model = shape->name;
@@ -70,7 +79,7 @@ absl::Status BenchKv(const Settings& settings, const Terminal& terminal,
        .tests = *std::move(tests),
        .block_tokens = settings.block_tokens,
        .pairs = arguments.repetitions},
-      [&] { facts.read_bytes_per_s.push_back(kernels::MeasureReadBandwidth(**backend)); },
+      [&] { facts.read_bytes_per_s.push_back(kernels::MeasureReadBandwidth(*backends.cpu)); },
       [&](const KvTest& test, const KvFormatSpeed& format, const PairTimes& times) {
         const char* const layers = test.group == engine::kFull ? "full" : "sliding";
         const double us = Median(times.format) * 1e6;

@@ -118,8 +118,8 @@ absl::Status BenchKvQuality(const Settings& settings, const Terminal& terminal,
                                   bench->generation.eos_ids));
     }
   }
-  const absl::StatusOr<QualityResult> result = CompareFormats(
-      bench->engine->model, kernels::CpuOps(*bench->engine->backend), plan, [&](int64_t done) {
+  const absl::StatusOr<QualityResult> result =
+      CompareFormats(bench->engine->model, bench->engine->backends.ops(), plan, [&](int64_t done) {
         if (done % kNoteEvery != 0) return;
         console.Note("compared", absl::StrFormat("%d of %d texts", done, plan.texts.size()),
                      absl::StrFormat("texts=%d of=%d", done, plan.texts.size()));

@@ -49,19 +49,20 @@ absl::Status BenchModel(const Settings& settings, const Terminal& terminal,
   }
   absl::StatusOr<ModelSource> source = FindModel(settings);
   if (!source.ok()) return source.status();
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
+  absl::StatusOr<Backends> backends = MakeBackends(settings);
+  if (!backends.ok()) return backends.status();
   absl::StatusOr<MemoryPlan> plan =
-      PlanMemory(source->config, BenchMemory(settings, *source, tests), LookAtMemory());
+      PlanMemoryOf(*backends, source->config, BenchMemory(settings, *source, tests));
   if (!plan.ok()) return plan.status();
-  DescribeStart(console, settings, *source, kernels::CpuOps(**backend), *plan);
+  DescribeStart(console, settings, *source, *backends, *plan);
 
-  const BenchFacts facts = BenchFactsOf(settings, *source, *plan, **backend, command_line);
+  const BenchFacts facts = BenchFactsOf(settings, *source, *plan, *backends, command_line);
   absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
-      LoadEngine(settings, *source, *plan, *std::move(backend), console, nullptr);
+      LoadEngine(settings, *source, *plan, *std::move(backends), console, nullptr);
   if (!engine.ok()) return engine.status();
-  kernels::CpuBackend& team = *(*engine)->backend;
+  kernels::CpuBackend& team = *(*engine)->backends.cpu;
   const auto probe = [&] {
+    if ((*engine)->backends.device != nullptr) return Yardstick{};  // those below are the host's
     return Yardstick{
         .read_bytes_per_s = kernels::MeasureReadBandwidth(team),
         .multiply_adds_per_s = kernels::MeasureMultiplyAddPeak(team, WeightsOf(settings))};

@@ -109,8 +109,9 @@ absl::Status BenchModelPairs(const Settings& settings, const Console& console,
       {.driver = &driver_b, .speculation = b->speculation}, arguments.repetitions,
       assumed.chances.empty() ? nullptr : &assumed,
       [&] {
-        yardsticks.read_bytes_per_s.push_back(
-            kernels::MeasureReadBandwidth(*bench->engine->backend));
+        const Backends& backends = bench->engine->backends;
+        yardsticks.read_bytes_per_s.push_back(  // the host's; 0: not measured
+            backends.device != nullptr ? 0.0 : kernels::MeasureReadBandwidth(*backends.cpu));
       },
       [&](const ComparedTest& test) { SayPair(console, test, arguments.repetitions); });
   if (!results.ok()) return results.status();

@@ -106,13 +106,6 @@ Finding CheckThreads(int asked, int cpus, std::optional<double> quota) {
   return Pass("threads", text);
 }
 
-Finding CheckDevice(std::string_view device) {
-  if (device == "cuda") {
-    return Fail("cuda", "not in this build", "--device cuda can not work; leave it out");
-  }
-  return Pass("cuda", "not in this build; the CPU does all work");
-}
-
 Finding CheckHugePages(const std::filesystem::path& sys) {
   std::ifstream file(sys / "kernel/mm/transparent_hugepage/enabled");
   std::string modes;

@@ -27,9 +27,6 @@ Finding CheckCpu(const std::string& cpu_name, std::string_view asked, kernels::C
 //   quota   CPUs of the cgroup's limit; nothing: no limit
 Finding CheckThreads(int asked, int cpus, std::optional<double> quota);
 
-// --device.
-Finding CheckDevice(std::string_view device);
-
 // Transparent huge pages, which the weights ask for.
 //   sys  /sys, or a copy for tests
 Finding CheckHugePages(const std::filesystem::path& sys = "/sys");

@@ -72,21 +72,23 @@ Finding CheckDrafter(const Settings& settings, const absl::StatusOr<Tokenizer>& 
   return {.name = "drafter", .text = AssistantText(assistant)};
 }
 
-// Nothing when there is no backend to ask: another finding says why.
-std::optional<Finding> CheckKvFormats(const Settings& settings, const ModelSource& source) {
-  Settings one_thread = settings;
-  one_thread.threads = 1;
-  const absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(one_thread);
-  if (!backend.ok()) return std::nullopt;
+Finding CheckKernels(const ModelSource& source, const Backends& backends) {
+  const absl::Status good = CheckShapes(source, backends);
+  if (!good.ok()) return Failed("shapes", good, "use --device cpu");
+  return {.name = "shapes", .text = backends.ops().name + " has kernels for all of the model's"};
+}
+
+Finding CheckKvFormats(const Settings& settings, const ModelSource& source,
+                       const Backends& backends) {
   const kvcache::KvFormats formats = KvFormatsOf(settings);
-  const absl::Status good = CheckKv(source.config, formats, kernels::CpuOps(**backend));
+  const absl::Status good = CheckKv(source.config, formats, backends.ops());
   if (!good.ok()) return Failed("kv", good, "choose another --kv-type; tandem inspect lists them");
   return Finding{.name = "kv", .text = KvText(formats) + ": read and written as it should be"};
 }
 
-Finding CheckFit(const Settings& settings, const ModelSource& source, const FreeMemory& free) {
+Finding CheckFit(const Settings& settings, const ModelSource& source, const Backends& backends) {
   const absl::StatusOr<MemoryPlan> plan =
-      PlanMemory(source.config, ServingMemory(settings, source), free);
+      PlanMemoryOf(backends, source.config, ServingMemory(settings, source));
   if (!plan.ok()) {
     // "not enough memory: what is needed; what to do"
     const std::string message(plan.status().message());
@@ -102,7 +104,7 @@ Finding CheckFit(const Settings& settings, const ModelSource& source, const Free
 
 }  // namespace
 
-std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free) {
+std::vector<Finding> CheckModel(const Settings& settings, const Backends* backends) {
   std::vector<Finding> findings;
   absl::StatusOr<ModelSource> source = FindTarget(settings);
   if (!source.ok()) {
@@ -127,10 +129,10 @@ std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free
     }
   }
   findings.push_back(CheckDrafter(settings, tokenizer, *source));
-  if (std::optional<Finding> kv = CheckKvFormats(settings, *source)) {
-    findings.push_back(*std::move(kv));
-  }
-  findings.push_back(CheckFit(settings, *source, free));
+  if (backends == nullptr) return findings;
+  if (backends->device != nullptr) findings.push_back(CheckKernels(*source, *backends));
+  findings.push_back(CheckKvFormats(settings, *source, *backends));
+  findings.push_back(CheckFit(settings, *source, *backends));
   return findings;
 }
 

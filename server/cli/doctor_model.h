@@ -4,14 +4,15 @@
 
 #include <vector>
 
+#include "server/cli/backends.h"
 #include "server/cli/doctor.h"
-#include "server/cli/machine.h"
 #include "server/config/settings.h"
 
 namespace tandem::server {
 
-// Configuration, tokenizer, tensors, disk, drafter and memory, each if what comes before it is
-// there.
-std::vector<Finding> CheckModel(const Settings& settings, const FreeMemory& free);
+// Configuration, tokenizer, tensors, disk, drafter, kernels and memory, each if what comes before
+// it is there.
+//   backends  null: they can not be made, and another finding says why
+std::vector<Finding> CheckModel(const Settings& settings, const Backends* backends);
 
 }  // namespace tandem::server

@@ -236,6 +236,8 @@ nlohmann::ordered_json InspectionJson(const ModelSource& source,
                       {"ple_bytes", plan->ple_bytes},
                       {"activation_bytes", plan->activation_bytes},
                       {"drafter_bytes", plan->drafter_bytes},
+                      {"device", plan->on_device ? plan->free.limit.substr(3) : "cpu"},
+                      {"kernel_bytes", plan->own_bytes},
                       {"kv_bytes", plan->kv_bytes},
                       {"free_bytes", plan->free.bytes},
                       {"max_context", plan->max_context},
@@ -316,8 +318,12 @@ absl::Status Inspect(const Settings& settings) {
     checkpoint = *std::move(opened);
   }
   const absl::Status drafter = AddDrafter(settings, *source);
+  Settings one_thread = settings;
+  one_thread.threads = 1;
+  const absl::StatusOr<Backends> backends = MakeBackends(one_thread);
+  if (!backends.ok()) return backends.status();
   const absl::StatusOr<MemoryPlan> plan =
-      PlanMemory(source->config, ServingMemory(settings, *source), LookAtMemory());
+      PlanMemoryOf(*backends, source->config, ServingMemory(settings, *source));
   const KvInspection kv = InspectKv(settings, *source, checkpoint, plan);
   if (settings.json) {
     nlohmann::ordered_json json = InspectionJson(*source, checkpoint, kv, plan);

@@ -48,7 +48,7 @@ class FormatRunner {
           kvcache::MakeGroupLayout(block_tokens, *std::move(layers));
       if (!layout.ok()) return InFormat(choice, layout.status());
       absl::StatusOr<kvcache::BlockStore> store =
-          kvcache::BlockStore::Create(*std::move(layout), blocks);
+          kvcache::BlockStore::Create(*std::move(layout), blocks, ops.memory);
       if (!store.ok()) return InFormat(choice, store.status());
       self->stores_[group] = *std::move(store);
       stores[group] = &*self->stores_[group];

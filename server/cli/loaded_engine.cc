@@ -24,13 +24,12 @@ absl::StatusOr<engine::AssistantModel> LoadDrafter(const Settings& settings,
                                                    LoadedEngine& loaded) {
   const AssistantSource& assistant = *source.assistant;
   if (assistant.dummy()) {
-    return engine::LoadDummyAssistant(assistant.config, settings.dummy_seed,
-                                      kernels::CpuOps(*loaded.backend), nullptr,
-                                      WeightsOf(settings));
+    return engine::LoadDummyAssistant(assistant.config, settings.dummy_seed, loaded.backends.ops(),
+                                      nullptr, WeightsOf(settings));
   }
   absl::StatusOr<engine::AssistantModel> model =
-      engine::LoadAssistant(assistant.directory.string(), source.config,
-                            kernels::CpuOps(*loaded.backend), nullptr, WeightsOf(settings));
+      engine::LoadAssistant(assistant.directory.string(), source.config, loaded.backends.ops(),
+                            nullptr, WeightsOf(settings));
   if (model.ok()) return model;
   return AssistantTrouble(settings, assistant.directory, model.status());
 }
@@ -131,36 +130,15 @@ absl::Status CheckKv(const engine::ModelConfig& config, const kvcache::KvFormats
   return absl::OkStatus();
 }
 
-absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings) {
-  if (settings.device == "cuda") {
-    return absl::UnimplementedError(
-        "--device cuda: this build has no CUDA backend; use --device cpu, or leave it out");
-  }
-  kernels::CpuConfig config = {.threads = settings.threads,
-                               .bf16_operands = settings.dtype == "bf16"};
-  if (settings.cpu_isa != "auto") {
-    absl::StatusOr<kernels::CpuIsa> isa = kernels::ParseCpuIsa(settings.cpu_isa);
-    if (!isa.ok()) return isa.status();
-    config.isa = *isa;
-  }
-  absl::StatusOr<kernels::CpuBackendPtr> backend = kernels::MakeCpuBackend(config);
-  if (!backend.ok()) {
-    return absl::Status(backend.status().code(),
-                        absl::StrFormat("--cpu-isa %s, --threads %d: %s", settings.cpu_isa,
-                                        settings.threads, std::string(backend.status().message())));
-  }
-  return backend;
-}
-
 absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
-    const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress,
-    const WrapPropose& wrap) {
+    const Settings& settings, const ModelSource& source, const MemoryPlan& plan, Backends backends,
+    const Console& console, const engine::LoadProgress& progress, const WrapPropose& wrap) {
   auto loaded = std::make_unique<LoadedEngine>();
-  loaded->backend = std::move(backend);
+  loaded->backends = std::move(backends);
   loaded->memory = plan;
   loaded->kv_formats = KvFormatsOf(settings);
-  const kernels::Ops& ops = kernels::CpuOps(*loaded->backend);
+  const kernels::Ops& ops = loaded->backends.ops();
+  if (absl::Status s = CheckShapes(source, loaded->backends); !s.ok()) return s;
   absl::StatusOr<KvLayouts> layouts =
       KvLayoutsOf(source.config, loaded->kv_formats, settings.block_tokens);
   if (!layouts.ok()) return layouts.status();
@@ -237,7 +215,7 @@ scheduler::ModelLimits LimitsOf(const LoadedEngine& engine) {
 }
 
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
-                   const kernels::Ops& ops, const MemoryPlan& plan) {
+                   const Backends& backends, const MemoryPlan& plan) {
   const uint64_t parameters = CountParameters(source.config);
   console.Note(
       "model",
@@ -249,13 +227,17 @@ void DescribeStart(const Console& console, const Settings& settings, const Model
                       source.name, source.config.model_type, settings.weights, parameters,
                       source.config.num_layers(), source.config.vocab));
   DescribeDrafter(console, settings, source);
-  console.Note("device", ops.name, "name=\"" + ops.name + "\"");
+  const std::string& device = backends.ops().name;
+  const std::string& why_cpu = backends.why_cpu;
+  console.Note(
+      "device", why_cpu.empty() ? device : device + " (" + why_cpu + ")",
+      "name=\"" + device + "\"" + (why_cpu.empty() ? "" : " no_device=\"" + why_cpu + "\""));
   console.Note("memory", MemoryText(plan),
                absl::StrFormat("weight_bytes=%d ple_bytes=%d activation_bytes=%d "
-                               "drafter_bytes=%d kv_bytes=%d "
+                               "drafter_bytes=%d kernel_bytes=%d kv_bytes=%d "
                                "free_bytes=%d",
                                plan.weight_bytes, plan.ple_bytes, plan.activation_bytes,
-                               plan.drafter_bytes, plan.kv_bytes, plan.free.bytes));
+                               plan.drafter_bytes, plan.own_bytes, plan.kv_bytes, plan.free.bytes));
   DescribeKv(console, settings, plan);
 }
 

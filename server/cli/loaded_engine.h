@@ -1,6 +1,7 @@
-// A model ready to run steps: backend, weights, KV blocks, drafter, runner.
+// A model ready to run steps: backends, weights, KV blocks, drafter, runner.
 //
-// Not here  how much memory each gets (memory_plan.h); what the steps are (scheduler/,
+// Not here  how much memory each gets (memory_plan.h); which device (backends.h); what the steps
+// are (scheduler/,
 // bench_model.h); a model that answers (running_model.h).
 #pragma once
 
@@ -14,9 +15,9 @@
 #include "engine/load_assistant.h"
 #include "engine/load_model.h"
 #include "engine/runner.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "kvcache/block_store.h"
 #include "scheduler/config.h"
+#include "server/cli/backends.h"
 #include "server/cli/console.h"
 #include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
@@ -25,7 +26,7 @@
 namespace tandem::server {
 
 struct LoadedEngine {
-  kernels::CpuBackendPtr backend;
+  Backends backends;
   engine::Model model;
   MemoryPlan memory;
   kvcache::KvFormats kv_formats;
@@ -53,25 +54,23 @@ MemoryRequest ServingMemory(const Settings& settings, const ModelSource& source)
 absl::Status CheckKv(const engine::ModelConfig& config, const kvcache::KvFormats& formats,
                      const kernels::Ops& ops);
 
-// --device, --threads, --cpu-isa, --dtype.
-//   errors  kUnimplemented for --device cuda; kInvalidArgument for an instruction set that this
-//           machine does not have
-absl::StatusOr<kernels::CpuBackendPtr> MakeBackend(const Settings& settings);
-
 // Loads the weights with a progress bar and allocates what `plan` says. The assistant comes first:
 // it is small, and what is wrong with it shows before the model has been read.
 //   progress  also told, if given
 //   wrap      given the assistant as a proposer, returns the one to use; null: that one
-//   errors    name the file and the tensor, or the memory that could not be had
-absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
-    const Settings& settings, const ModelSource& source, const MemoryPlan& plan,
-    kernels::CpuBackendPtr backend, const Console& console, const engine::LoadProgress& progress,
-    const WrapPropose& wrap = nullptr);
+//   errors    name the file and the tensor, the memory that could not be had, or the shape that
+//             the device has no kernel for
+absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(const Settings& settings,
+                                                         const ModelSource& source,
+                                                         const MemoryPlan& plan, Backends backends,
+                                                         const Console& console,
+                                                         const engine::LoadProgress& progress,
+                                                         const WrapPropose& wrap = nullptr);
 
 scheduler::ModelLimits LimitsOf(const LoadedEngine& engine);
 
 // The lines of the start-up output about model, drafter, device and memory.
 void DescribeStart(const Console& console, const Settings& settings, const ModelSource& source,
-                   const kernels::Ops& ops, const MemoryPlan& plan);
+                   const Backends& backends, const MemoryPlan& plan);
 
 }  // namespace tandem::server

@@ -66,6 +66,14 @@ std::string CommandText(const std::vector<std::string>& words) {
   return text;
 }
 
+kernels::CudaLibraryDirs CudaLibrariesOf(const Environment& environment) {
+  const auto directory = [&](const char* name) {
+    const auto found = environment.find(name);
+    return found == environment.end() ? std::string() : found->second;
+  };
+  return {.own = directory("TANDEM_CUDA_LIB_DIR"), .cuda_home = directory("CUDA_HOME")};
+}
+
 int Main(const std::vector<std::string>& words) {
   const Environment environment = ReadEnvironment();
   const absl::StatusOr<Invocation> invocation = Resolve(words, environment, ReadTextFile);
@@ -136,7 +144,8 @@ int Main(const std::vector<std::string>& words) {
       status = BenchKvQuality(settings, terminal, CommandText(words));
       break;
     case Verb::kDoctor:
-      return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment));
+      return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment),
+                    CudaLibrariesOf(environment));
     case Verb::kHealth: {
       const absl::StatusOr<int> exit_status = Health(settings);
       if (exit_status.ok()) return *exit_status;

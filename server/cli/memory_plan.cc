@@ -22,13 +22,16 @@ using kvcache::BlocksFor;
 constexpr int kTypicalTokens = 8192;       // planned for when max_context is automatic
 constexpr int kFewestTokens = 512;         // an automatic max_context below this is no use
 constexpr double kAutomaticShare = 0.7;    // of what weights and activations leave
-constexpr uint64_t kReserve = 256u << 20;  // for code, buffers of connections, the tokenizer
+constexpr double kDeviceShare = 0.9;       // the same on a device
+constexpr uint64_t kReserve = 256u << 20;  // for code, buffers of connections, the tokenizer; of a
+                                           // device for code, lists of rows and recorded steps
 
 std::string PartsText(const MemoryPlan& plan) {
   std::string text = "weights " + BytesText(plan.weight_bytes);
   if (plan.ple_bytes > 0) text += " + PLE table " + BytesText(plan.ple_bytes);
   text += " + scratch " + BytesText(plan.activation_bytes);
   if (plan.drafter_bytes > 0) text += " + drafter " + BytesText(plan.drafter_bytes);
+  if (plan.own_bytes > 0) text += " + kernels " + BytesText(plan.own_bytes);
   if (plan.kv_bytes > 0) text += " + KV " + BytesText(plan.kv_bytes);
   return text;
 }
@@ -81,8 +84,9 @@ absl::Status PlanKv(const engine::ModelConfig& config, const MemoryRequest& requ
   } else if (request.kv_memory.share > 0) {
     budget = static_cast<uint64_t>(request.kv_memory.share * left);
   } else {
-    budget = std::min(wanted_places * place_bytes + step_bytes,
-                      static_cast<uint64_t>(kAutomaticShare * left));
+    budget =
+        std::min(wanted_places * place_bytes + step_bytes,
+                 static_cast<uint64_t>((plan.on_device ? kDeviceShare : kAutomaticShare) * left));
   }
   const bool use_all = request.prefix_cache && !request.kv_memory.automatic();
   const int64_t most_places = use_all ? INT32_MAX : wanted_places;
@@ -159,13 +163,16 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
   plan.free = free;
   plan.max_slots = request.max_slots;
   plan.weight_bytes = engine::WeightBytes(config, request.weights);
-  plan.ple_bytes = request.ple_in_file ? 0 : engine::PleTableBytes(config);
+  plan.on_device = request.device.has_value();
+  plan.own_bytes = plan.on_device ? request.device->own_bytes : 0;
+  plan.ple_bytes = plan.on_device || request.ple_in_file ? 0 : engine::PleTableBytes(config);
+  const size_t operand_bytes = plan.on_device ? request.device->operand_bytes : sizeof(float);
   plan.activation_bytes =
-      engine::Runner::ScratchBytes(config, {.max_step_rows = request.max_step_rows});
+      engine::Runner::ScratchBytes(config, {.max_step_rows = request.max_step_rows}, operand_bytes);
   if (request.assistant.has_value()) {
-    plan.drafter_bytes =
-        engine::AssistantWeightBytes(*request.assistant, request.weights) +
-        engine::Assistant::ScratchBytes(*request.assistant, {.max_slots = request.max_slots});
+    plan.drafter_bytes = engine::AssistantWeightBytes(*request.assistant, request.weights) +
+                         engine::Assistant::ScratchBytes(
+                             *request.assistant, {.max_slots = request.max_slots}, operand_bytes);
   }
   const absl::StatusOr<KvLayouts> layouts =
       KvLayoutsOf(config, request.kv_formats, request.block_tokens);
@@ -174,12 +181,16 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
 
   const uint64_t fixed = plan.needed_bytes() + kReserve;
   if (fixed > free.bytes) {
-    return NotEnough(plan, plan.activation_bytes > plan.weight_bytes / 4
-                               ? "lower --max-step-rows, or free memory"
-                           : request.weights == kernels::WeightFormat::kInt4
-                               ? "take a smaller model, raise the limit, or free memory"
-                               : "take a smaller model or --weights int4, raise the limit, or "
-                                 "free memory");
+    const std::string make_room = plan.on_device
+                                      ? "end other processes on the device, or use --device cpu"
+                                      : "raise the limit, or free memory";
+    if (plan.activation_bytes > plan.weight_bytes / 4) {
+      return NotEnough(plan, "lower --max-step-rows, or " +
+                                 (plan.on_device ? make_room : std::string("free memory")));
+    }
+    return NotEnough(plan, request.weights == kernels::WeightFormat::kInt4
+                               ? "take a smaller model, " + make_room
+                               : "take a smaller model or --weights int4, " + make_room);
   }
   const uint64_t left = free.bytes - fixed;
 
@@ -191,8 +202,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const engine::ModelConfig& config,
 }
 
 std::string MemoryText(const MemoryPlan& plan) {
-  return absl::StrFormat("%s = %s of %s free", PartsText(plan), BytesText(plan.needed_bytes()),
-                         BytesText(plan.free.bytes));
+  return absl::StrFormat("%s = %s of %s free%s", PartsText(plan), BytesText(plan.needed_bytes()),
+                         BytesText(plan.free.bytes), plan.on_device ? " " + plan.free.limit : "");
 }
 
 }  // namespace tandem::server

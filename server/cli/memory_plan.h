@@ -3,7 +3,8 @@
 // Automatic KV size: room for max_slots sequences of max_context tokens (of 8192 where that is
 // automatic too) and, when prefixes are kept, for as many that nobody runs any more; but at most
 // 70 % of what weights and activations leave. The rest stays for the page cache and for whatever
-// else runs. A KV group's blocks are taken from the system only when they are first used.
+// else runs. A KV group's blocks are taken from the system only when they are first used. On a
+// device, which has no page cache, it is at most 90 %, all taken at start.
 // Not here  what a block costs (kv_footprint.h); allocating (loaded_engine.h); who gets which block
 // (scheduler/).
 #pragma once
@@ -24,6 +25,12 @@
 
 namespace tandem::server {
 
+// What is different where the model runs on a device.
+struct DeviceRequest {
+  size_t operand_bytes = 0;  // kernels::Ops::operand_bytes
+  uint64_t own_bytes = 0;    // kernels::DeviceBackend::OwnBytes
+};
+
 struct MemoryRequest {
   int max_slots = 16;
   int max_context = 0;                           // 0: automatic
@@ -36,6 +43,7 @@ struct MemoryRequest {
   bool ple_in_file = true;    // the per-layer table stays in its mapped file and needs no memory
   std::optional<engine::AssistantConfig> assistant;  // that guesses
   kernels::WeightFormat weights = kernels::WeightFormat::kBf16;
+  std::optional<DeviceRequest> device;  // the per-layer table then stays with the host
 };
 
 struct MemoryPlan {
@@ -43,8 +51,10 @@ struct MemoryPlan {
   uint64_t ple_bytes = 0;         // of the per-layer table, when it is held in memory
   uint64_t activation_bytes = 0;  // logits included
   uint64_t drafter_bytes = 0;     // weights and scratch of the assistant
+  uint64_t own_bytes = 0;         // of a device's kernels
   uint64_t kv_bytes = 0;          // of all blocks
   FreeMemory free;
+  bool on_device = false;
   std::array<int32_t, engine::kNumKvGroups> num_blocks = {};
   KvFootprint kv;
   int max_slots = 0;    // as asked for
@@ -53,7 +63,7 @@ struct MemoryPlan {
   int typical_tokens = 0;
 
   uint64_t needed_bytes() const {
-    return weight_bytes + ple_bytes + activation_bytes + drafter_bytes + kv_bytes;
+    return weight_bytes + ple_bytes + activation_bytes + drafter_bytes + own_bytes + kv_bytes;
   }
 };
 

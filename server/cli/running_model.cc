@@ -1,8 +1,11 @@
 #include "server/cli/running_model.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "kernels/cpu/thread_team.h"
 #include "scheduler/warm_up.h"
@@ -38,14 +41,49 @@ absl::Status CheckFirstToken(LoadedEngine& engine) {
       "the model's first token has no finite logit; are the weights damaged?");
 }
 
+// The largest step of given tokens with a generated one behind them. A device then holds all memory
+// that steps take: what it can not have shows here and not in somebody's request.
+absl::Status RunLargestStep(LoadedEngine& engine, int max_step_rows) {
+  int rows = std::min(max_step_rows, engine.memory.max_context);
+  std::array<std::vector<int32_t>, engine::kNumKvGroups> tables;
+  for (int group = 0; group < engine::kNumKvGroups; ++group) {
+    if (!engine.stores[group].has_value()) continue;
+    tables[group].resize(engine.memory.num_blocks[group]);
+    std::iota(tables[group].begin(), tables[group].end(), 0);
+    const int block_tokens = engine.stores[group]->layout().block_tokens;
+    rows = static_cast<int>(
+        std::min<int64_t>(rows, int64_t{engine.memory.num_blocks[group]} * block_tokens));
+  }
+  engine::StepBatch batch;
+  batch.ids.assign(rows, engine.model.config.bos_id);
+  batch.positions.resize(rows);
+  std::iota(batch.positions.begin(), batch.positions.end(), 0);
+  batch.segments = {{.num_rows = rows, .num_prompt_rows = rows - 1}};
+  for (int group = 0; group < engine::kNumKvGroups; ++group) {
+    batch.segments[0].block_table[group] = tables[group];
+  }
+  const engine::SamplingParams greedy = {.temperature = 0.0f};
+  batch.samples = {{.row = rows - 1, .params = &greedy, .position = rows}};
+  engine::StepResult result;
+  return engine.runner->Run(batch, result);
+}
+
 }  // namespace
 
 absl::StatusOr<scheduler::CostModel> WarmUp(LoadedEngine& engine,
                                             const scheduler::SchedulerConfig& config) {
   if (absl::Status s = CheckFirstToken(engine); !s.ok()) return s;
-  if (config.max_draft_tokens == 0) return scheduler::CostModel{};
-  return scheduler::MeasureCosts(RunStepOf(engine), config, LimitsOf(engine),
-                                 scheduler::MonotonicNowUs, kMeasureUs);
+  if (engine.backends.device != nullptr) {
+    if (absl::Status s = RunLargestStep(engine, config.max_step_rows); !s.ok()) return s;
+  }
+  scheduler::CostModel cost;
+  if (config.max_draft_tokens > 0) {
+    cost = scheduler::MeasureCosts(RunStepOf(engine), config, LimitsOf(engine),
+                                   scheduler::MonotonicNowUs, kMeasureUs);
+  }
+  const kernels::Ops& ops = engine.backends.ops();
+  if (absl::Status s = ops.status(ops.backend); !s.ok()) return s;
+  return cost;
 }
 
 absl::StatusOr<std::unique_ptr<RunningModel>> RunningModel::Start(const Settings& settings,
@@ -53,16 +91,14 @@ absl::StatusOr<std::unique_ptr<RunningModel>> RunningModel::Start(const Settings
                                                                   Tokenizer tokenizer,
                                                                   const Console& console,
                                                                   ModelStart start) {
-  absl::StatusOr<kernels::CpuBackendPtr> backend = MakeBackend(settings);
-  if (!backend.ok()) return backend.status();
-  const absl::StatusOr<MemoryPlan> plan = PlanMemory(source.config, start.memory, LookAtMemory());
+  absl::StatusOr<Backends> backends = MakeBackends(settings);
+  if (!backends.ok()) return backends.status();
+  const absl::StatusOr<MemoryPlan> plan = PlanMemoryOf(*backends, source.config, start.memory);
   if (!plan.ok()) return plan.status();
-  if (start.describe) {
-    DescribeStart(console, settings, source, kernels::CpuOps(**backend), *plan);
-  }
+  if (start.describe) DescribeStart(console, settings, source, *backends, *plan);
   std::unique_ptr<RunningModel> model(new RunningModel(std::move(source), std::move(tokenizer)));
   absl::StatusOr<std::unique_ptr<LoadedEngine>> engine =
-      LoadEngine(settings, model->source_, *plan, *std::move(backend), console, start.progress);
+      LoadEngine(settings, model->source_, *plan, *std::move(backends), console, start.progress);
   if (!engine.ok()) return engine.status();
   model->engine_ = *std::move(engine);
   if (absl::Status s = model->Schedule(start); !s.ok()) return s;

@@ -34,7 +34,7 @@ struct ModelStart {
 
 class RunningModel {
  public:
-  //   errors  MakeBackend, PlanMemory, LoadEngine, WarmUp; kInvalidArgument for a scheduler
+  //   errors  MakeBackends, PlanMemoryOf, LoadEngine, WarmUp; kInvalidArgument for a scheduler
   //           configuration that the model can not have
   static absl::StatusOr<std::unique_ptr<RunningModel>> Start(const Settings& settings,
                                                              ModelSource source,
@@ -72,7 +72,8 @@ class RunningModel {
 // Runs the model before the first request: one row, so that what is wrong with the weights shows;
 // and with a drafter a second of steps, to know from the start when drafts pay.
 //   returns  what steps cost; empty without a drafter
-//   errors   kDataLoss when the model does not give numbers
+//   errors   kDataLoss when the model does not give numbers; those of a device, which holds all
+//            memory of its steps afterwards
 absl::StatusOr<scheduler::CostModel> WarmUp(LoadedEngine& engine,
                                             const scheduler::SchedulerConfig& config);
 

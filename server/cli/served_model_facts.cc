@@ -58,6 +58,7 @@ fs::path TokenizerPath(const ModelSource& source) {
 // What the layers of each group store, as they were allocated.
 std::vector<KvFormatFacts> KvFormatFactsOf(const LoadedEngine& engine) {
   std::vector<KvFormatFacts> facts;
+  const bool on_cpu = engine.backends.device == nullptr;
   for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
     if (!engine.stores[group].has_value()) continue;
     std::map<std::pair<kernels::KvFormat, kernels::KvFormat>, int> layers;
@@ -68,7 +69,7 @@ std::vector<KvFormatFacts> KvFormatFactsOf(const LoadedEngine& engine) {
       facts.push_back({.group = group,
                        .k = std::string(kvcache::KvFormatName(pair.first)),
                        .v = std::string(kvcache::KvFormatName(pair.second)),
-                       .k_path = kernels::KvHasScale(pair.first) ? "int8" : "float",
+                       .k_path = on_cpu && kernels::KvHasScale(pair.first) ? "int8" : "float",
                        .layers = count});
     }
   }
@@ -201,8 +202,9 @@ ServedModel DescribeModel(const Settings& settings, const ModelSource& source,
   }
   if (model.has_chat) model.capabilities.insert(model.capabilities.end(), {"chat", "tools"});
   if (settings.prefix_cache != "off") model.capabilities.push_back("prefix_cache");
-  model.backend = "cpu";
-  model.device_name = CpuModelName();
+  const kernels::DeviceBackend* const device = engine.backends.device.get();
+  model.backend = device != nullptr ? "cuda" : "cpu";
+  model.device_name = device != nullptr ? device->info().name : CpuModelName();
   return model;
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/cuda/cublaslt.h"
 #include "server/cli/terminal.h"
 #include "server/config/settings.h"
 
@@ -27,9 +28,10 @@ absl::StatusOr<int> RunOnce(const Settings& settings, const Terminal& terminal);
 absl::Status Inspect(const Settings& settings);
 
 // Looks at everything that `tandem serve` with these settings will want. `terminal` is standard
-// output's.
+// output's, `libraries` where the environment says that CUDA's are.
 //   returns  the exit status: 1 when something would keep it from serving
-int Doctor(const Settings& settings, const Terminal& terminal);
+int Doctor(const Settings& settings, const Terminal& terminal,
+           const kernels::CudaLibraryDirs& libraries);
 
 // Asks a server's health service.
 //   returns  the exit status: 0 when it is serving, 1 when not; an error when it can not be asked

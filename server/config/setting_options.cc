@@ -1,6 +1,7 @@
 #include "server/config/setting_options.h"
 
 #include "scheduler/request.h"
+#include "server/config/device_setting.h"
 #include "server/config/kv_setting.h"
 
 namespace tandem::server {
@@ -104,13 +105,15 @@ std::vector<OptionSpec> SettingOptions() {
 
       {.name = "device",
        .group = Group::kHardware,
-       .verbs = kLoads | kDoctor | kKv | kKvQuality,
-       .is_common = false,
+       .verbs = kPlans | kKv | kKvQuality,
        .placeholder = "DEVICE",
        .target = [](Settings& s) -> Target { return &s.device; },
-       .choices = {"auto", "cpu", "cuda"},
-       .help = "where the model runs: auto, cpu or cuda",
-       .detail = "This build has no CUDA backend: auto is cpu, and cuda is refused."},
+       .check = CheckDeviceName,
+       .help = "where the model runs: auto, cpu, cuda or cuda:N",
+       .detail = "auto takes the first NVIDIA device that can be used, else the CPU, and says why. "
+                 "cuda is the first, cuda:N any other; a start ends where it can not be used. "
+                 "Weights and KV are then held in its memory. f32 is for the CPU alone. `tandem "
+                 "doctor` shows what there is."},
       {.name = "threads",
        .letter = 't',
        .group = Group::kHardware,

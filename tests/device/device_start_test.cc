@@ -243,7 +243,7 @@ TEST_P(DeviceStartTest, ADeviceThatIsLostEndsEveryRequestAndTheEngine) {
 
 INSTANTIATE_TEST_SUITE_P(Variants, DeviceStartTest,
                          ::testing::Values(Case{"e2b-like", WeightFormat::kBf16},
-                                           Case{"26b-like", WeightFormat::kBf16}),
+                                           Case{"26b-like", WeightFormat::kInt4}),
                          [](const ::testing::TestParamInfo<Case>& info) {
                            return TestName(info.param.variant);
                          });

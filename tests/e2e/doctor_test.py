@@ -85,7 +85,7 @@ def test_a_busy_port_fails():
 
 
 def test_an_option_that_can_not_be_met_fails():
-    code, found = findings("--model", MODEL, "--device", "cuda")
+    code, found = findings("--model", MODEL, "--device", "cuda:999")
     assert code == FAILED and found["cuda"]["level"] == "FAIL"
 
 

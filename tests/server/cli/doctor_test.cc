@@ -40,11 +40,6 @@ TEST(CheckThreadsTest, MoreThreadsThanCpusOrLessThanOneCpuIsNoted) {
   EXPECT_EQ(CheckThreads(0, 8, 0.5).level, Level::kWarn);
 }
 
-TEST(CheckDeviceTest, CudaIsRefusedOnlyWhereItIsAskedFor) {
-  EXPECT_EQ(CheckDevice("auto").level, Level::kPass);
-  EXPECT_EQ(CheckDevice("cuda").level, Level::kFail);
-}
-
 TEST(CheckHugePagesTest, TheModeInBracketsDecides) {
   const std::filesystem::path sys = ::testing::TempDir() + "/doctor_sys";
   std::filesystem::create_directories(sys / "kernel/mm/transparent_hugepage");

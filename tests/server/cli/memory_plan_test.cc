@@ -97,6 +97,42 @@ TEST(MemoryPlanTest, AutomaticKvHoldsAllSlotsWhenThereIsRoom) {
                                 plan->num_blocks[kSliding] * plan->kv.block_bytes[kSliding]);
 }
 
+TEST(MemoryPlanTest, ADeviceHoldsItsKernelsPartAndLeavesTheTableToTheHost) {
+  // Given a model with per-layer embeddings of random values, which no file has.
+  const engine::ModelConfig config = Shape("e2b");
+  const FreeMemory free = {.bytes = 64 * kGiB, .limit = "on cuda:0 Big"};
+  const auto host = PlanMemory(config, {.ple_in_file = false}, free);
+  const auto device = PlanMemory(
+      config,
+      {.ple_in_file = false, .device = DeviceRequest{.operand_bytes = 2, .own_bytes = kGiB}}, free);
+  ASSERT_TRUE(host.ok()) << host.status();
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_GT(host->ple_bytes, 0u);
+  EXPECT_EQ(device->ple_bytes, 0u);
+  EXPECT_EQ(device->own_bytes, kGiB);
+  EXPECT_LT(device->activation_bytes, host->activation_bytes);
+  EXPECT_EQ(device->weight_bytes, host->weight_bytes);
+  EXPECT_THAT(MemoryText(*device), AllOf(HasSubstr("kernels 1.0 GiB"), HasSubstr("on cuda:0 Big")));
+  EXPECT_THAT(MemoryText(*host), Not(HasSubstr("cuda")));
+}
+
+TEST(MemoryPlanTest, ADeviceThatIsTooSmallSaysWhatItHasAndWhatElseToUse) {
+  const engine::ModelConfig config = Shape("31b");
+  const MemoryRequest request = {.device = DeviceRequest{.operand_bytes = 2, .own_bytes = kGiB}};
+  const auto plan = PlanMemory(config, request, {.bytes = 24 * kGiB, .limit = "on cuda:0 Big"});
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(plan.status().message()),
+              AllOf(HasSubstr("24.0 GiB are free on cuda:0 Big"), HasSubstr("--weights int4"),
+                    HasSubstr("--device cpu")));
+  // Where weights fit, KV takes what was asked for, and no more than there is.
+  const auto asked =
+      PlanMemory(config, {.kv_memory = {.bytes = 4 * kGiB}, .device = request.device},
+                 {.bytes = 80 * kGiB, .limit = "on cuda:0 Big"});
+  ASSERT_TRUE(asked.ok()) << asked.status();
+  EXPECT_LE(asked->kv_bytes, 4 * kGiB);
+  EXPECT_GT(asked->kv_bytes, 3 * kGiB);
+}
+
 TEST(MemoryPlanTest, AutomaticKvLeavesRoomWhenMemoryIsShort) {
   // Given 16 slots of 32 Ki tokens (10 GiB of KV), and 2 GiB besides the weights.
   const engine::ModelConfig config = Shape("e4b");
