@@ -29,9 +29,9 @@ class TargetCopy : public CheckpointCopy {
  public:
   explicit TargetCopy(const std::string& variant) : CheckpointCopy(variant, "target") {}
 
-  absl::StatusOr<Model> Load() const {
+  absl::StatusOr<Model> Load(const LoadOptions& options = {}) const {
     const kernels::CpuBackendPtr backend = *kernels::MakeCpuBackend({.threads = 1});
-    return LoadCheckpoint(dir(), {}, kernels::CpuOps(*backend), nullptr);
+    return LoadCheckpoint(dir(), options, kernels::CpuOps(*backend), nullptr);
   }
 
   std::string Refusal() const {
@@ -49,6 +49,25 @@ TEST(CheckpointTest, EveryGoldenVariantLoads) {
     const absl::StatusOr<Model> model = copy.Load();
     EXPECT_TRUE(model.ok()) << variant << ": " << model.status();
   }
+}
+
+TEST(CheckpointTest, AWeightThatAFormatCanNotHoldNamesItsTensor) {
+  // Given a checkpoint with an infinite weight.
+  const TargetCopy copy("12b-like");
+  copy.EditTensors([](std::map<std::string, tandem::testing::RawTensor>& tensors) {
+    tensors[kQ0].bytes[100] = static_cast<char>(0x80);
+    tensors[kQ0].bytes[101] = 0x7f;
+  });
+  // Then weights of codes refuse it, and bf16 holds it as it is.
+  for (const kernels::WeightFormat format :
+       {kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
+    const absl::StatusOr<Model> model = copy.Load({.weights = format});
+    EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(model.status().message()),
+                AllOf(HasSubstr("layers.0.self_attn.q_proj.weight"), HasSubstr("not finite"),
+                      HasSubstr("bf16")));
+  }
+  EXPECT_TRUE(copy.Load().ok());
 }
 
 TEST(CheckpointTest, ProgressEndsAtTheTotal) {

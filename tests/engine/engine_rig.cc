@@ -36,8 +36,9 @@ kernels::CpuBackendPtr MakeBackend(const RigConfig& config) {
 }  // namespace
 
 EngineRig::EngineRig(const std::string& model_dir, const RigConfig& config,
-                     const engine::LoadOptions& options)
+                     engine::LoadOptions options)
     : backend(MakeBackend(config)), config(config) {
+  options.weights = config.weights;
   if (config.device) device = config.device(*backend);
   model = Must(engine::LoadCheckpoint(model_dir, options, ops(), nullptr));
   Start();

@@ -32,6 +32,7 @@ struct RigConfig {
   int threads = 2;
   bool f32 = true;  // --dtype f32: f32 operands and f32 KV; false: bf16 of both
   std::optional<kvcache::KvFormats> kv = {};  // KV in these formats instead
+  kernels::WeightFormat weights = kernels::WeightFormat::kBf16;
   int block_tokens = 16;
   int blocks = 64;  // per group
   int max_step_rows = 256;
@@ -60,8 +61,9 @@ struct RigRun {
 class EngineRig {
  public:
   // Loads tests/golden/<variant>/target. Fails the test and aborts when that is not possible.
+  // `options.weights` is the configuration's.
   EngineRig(const std::string& model_dir, const RigConfig& config,
-            const engine::LoadOptions& options = {});
+            engine::LoadOptions options = {});
   // Takes a model as it is.
   EngineRig(engine::Model model, kernels::CpuBackendPtr backend, const RigConfig& config);
 

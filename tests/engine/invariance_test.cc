@@ -175,6 +175,13 @@ INSTANTIATE_TEST_SUITE_P(Simd, InvarianceTest,
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(Formats, InvarianceTest, ::testing::ValuesIn(FormatSpread(SimdIsas())),
                          ParamName);
+INSTANTIATE_TEST_SUITE_P(Weights, InvarianceTest,
+                         ::testing::Combine(::testing::Values("e2b-like", "26b-like"),
+                                            ::testing::ValuesIn(SimdIsas()),
+                                            ::testing::Values("int8 q8", "int4 bf16")),
+                         ParamName);
+INSTANTIATE_TEST_SUITE_P(WeightsReference, InvarianceTest,
+                         ::testing::Values(Param("12b-like", CpuIsa::kRef, "int4 f32")), ParamName);
 INSTANTIATE_TEST_SUITE_P(FormatsReference, InvarianceTest,
                          ::testing::Values(Param("12b-like", CpuIsa::kRef, "q8/turbo4")),
                          ParamName);

@@ -161,7 +161,12 @@ kvcache::KvFormats FormatsOf(const std::string& text) {
   return formats;
 }
 
-void SetNumbers(RigConfig& config, const std::string& numbers) {
+void SetNumbers(RigConfig& config, const std::string& text) {
+  const bool int8 = text.starts_with("int8 "), int4 = text.starts_with("int4 ");
+  config.weights = int8   ? kernels::WeightFormat::kInt8
+                   : int4 ? kernels::WeightFormat::kInt4
+                          : kernels::WeightFormat::kBf16;
+  const std::string numbers = text.substr(int8 || int4 ? 5 : 0);
   config.f32 = numbers == "f32";
   config.kv.reset();
   if (numbers != "f32" && numbers != "bf16") config.kv = FormatsOf(numbers);

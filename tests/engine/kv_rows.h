@@ -41,8 +41,9 @@ kernels::Ops Simulated(const kernels::Ops& inner,
 // with " protect F+L" behind it.
 kvcache::KvFormats FormatsOf(const std::string& text);
 
-// "f32" and "bf16": operands and KV alike; else bf16 operands and KV in FormatsOf's formats.
-void SetNumbers(RigConfig& config, const std::string& numbers);
+// "f32" and "bf16": operands and KV alike; else bf16 operands and KV in FormatsOf's formats. With
+// "int8 " or "int4 " before it, weights in that format.
+void SetNumbers(RigConfig& config, const std::string& text);
 
 // Golden variants with formats that FormatsOf reads: every format with itself, pairs of unlike
 // ones, groups apart, protected layers; each at every level of `isas`.

@@ -26,7 +26,7 @@ const engine::SamplingParams kGreedy{.temperature = 0.0f};
 AssistantRig::AssistantRig(const std::string& variant, const RigConfig& config)
     : rig(GoldenDir(variant) + "/target", config),
       model(Must(engine::LoadAssistant(GoldenDir(variant) + "/assistant", rig.model.config,
-                                       rig.ops(), nullptr))),
+                                       rig.ops(), nullptr, config.weights))),
       ops(rig.ops()) {
   Create();
 }

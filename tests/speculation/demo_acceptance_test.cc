@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -129,6 +131,74 @@ TEST(DemoAcceptanceTest, TwentyPromptsSayTheSameWithDraftsAndWithout) {
     EXPECT_GT(drafted.accepted, tokens) << formats;
     EXPECT_EQ(drafted.texts.size(), 20u);
     for (const auto& text : drafted.texts) EXPECT_EQ(static_cast<int>(text.size()), tokens);
+  }
+}
+
+// Kullback-Leibler divergence of softmax(other) from softmax(reference), in nats.
+double Divergence(std::span<const float> reference, std::span<const float> other) {
+  const auto log_sum = [](std::span<const float> logits) {
+    const double max = *std::max_element(logits.begin(), logits.end());
+    double sum = 0.0;
+    for (float logit : logits) sum += std::exp(logit - max);
+    return max + std::log(sum);
+  };
+  const double reference_sum = log_sum(reference), other_sum = log_sum(other);
+  double divergence = 0.0;
+  for (size_t i = 0; i < reference.size(); ++i) {
+    const double log_p = reference[i] - reference_sum;
+    divergence += std::exp(log_p) * (log_p - (other[i] - other_sum));
+  }
+  return divergence;
+}
+
+// Logits of every row of an answer, the answers being fed as they are.
+std::vector<std::vector<float>> AnswerLogits(const std::string& numbers,
+                                             const std::vector<std::vector<int32_t>>& answers) {
+  RigConfig config = {.threads = 2, .blocks = 64, .max_step_rows = 256, .poison = false};
+  SetNumbers(config, numbers);
+  EngineRig rig(std::string(TANDEM_SOURCE_DIR) + "/models/demo", config);
+  std::vector<std::vector<float>> logits;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    RigSequence sequence{.ids = kPrompts[i]};
+    sequence.ids.insert(sequence.ids.end(), answers[i].begin(), answers[i].end());
+    RigRun run{
+        .sequence = &sequence, .rows = static_cast<int>(sequence.ids.size()), .all_logits = true};
+    rig.Step({&run, 1});
+    logits.insert(logits.end(), run.logits.begin() + kPrompts[i].size() - 1, run.logits.end());
+    rig.Free(sequence);
+  }
+  return logits;
+}
+
+TEST(DemoWeightsTest, WordsMoveAsFarAsTheBitsThatWeightsLose) {
+  // Given the model's own answers to twenty prompts that it was not trained on.
+  const Acceptance whole = Answer("bf16", kMaxTokens, kDrafts, true);
+  const std::vector<std::vector<float>> reference = AnswerLogits("bf16", whole.texts);
+  struct Limit {
+    const char* numbers;
+    double agreement, divergence;
+  };
+  for (const Limit& limit : {Limit{"int8 bf16", 0.99, 0.0005}, Limit{"int4 bf16", 0.98, 0.005}}) {
+    // When it reads them with coded weights.
+    const std::vector<std::vector<float>> logits = AnswerLogits(limit.numbers, whole.texts);
+    ASSERT_EQ(logits.size(), reference.size());
+    double divergence = 0.0;
+    int same = 0;
+    for (size_t row = 0; row < logits.size(); ++row) {
+      divergence += Divergence(reference[row], logits[row]) / logits.size();
+      same += ArgMax(reference[row]) == ArgMax(logits[row]);
+    }
+    // Then it would say nearly the same.
+    const double agreement = static_cast<double>(same) / logits.size();
+    RecordProperty(FormatsTestName(limit.numbers) + "_agreement", std::to_string(agreement));
+    RecordProperty(FormatsTestName(limit.numbers) + "_divergence", std::to_string(divergence));
+    EXPECT_GE(agreement, limit.agreement) << limit.numbers << " over " << logits.size();
+    EXPECT_LE(divergence, limit.divergence) << limit.numbers;
+    EXPECT_GT(divergence, 0.0);
+    // And its drafter guesses as well.
+    const Acceptance drafted = Answer(limit.numbers, kMaxTokens, kDrafts, true);
+    RecordProperty(FormatsTestName(limit.numbers) + "_accepted", std::to_string(drafted.percent()));
+    EXPECT_NEAR(drafted.percent(), whole.percent(), 8.0) << limit.numbers;
   }
 }
 

@@ -129,6 +129,12 @@ std::vector<StageModel> FormatModels() {
 
 INSTANTIATE_TEST_SUITE_P(Models, LosslessTest, ::testing::ValuesIn(PlainModels()),
                          [](const auto& info) { return StageName(info.param); });
+INSTANTIATE_TEST_SUITE_P(Weights, LosslessTest,
+                         ::testing::Values(StageModel{"tiny-shared", "int8 bf16", 51'000'000},
+                                           StageModel{"tiny", "int4 q8", 52'000'000},
+                                           StageModel{"e2b-like", "int4 q8", 53'000'000},
+                                           StageModel{"26b-like", "int8 turbo4", 54'000'000}),
+                         [](const auto& info) { return StageName(info.param); });
 INSTANTIATE_TEST_SUITE_P(Formats, LosslessTest, ::testing::ValuesIn(FormatModels()),
                          [](const auto& info) { return StageName(info.param); });
 

@@ -32,7 +32,8 @@ std::unique_ptr<RigAssistant> LoadRigAssistant(const std::string& variant, Engin
 std::unique_ptr<RigAssistant> LoadRigAssistantFrom(const std::string& dir, EngineRig& rig,
                                                    int max_slots, const kernels::Ops* ops) {
   auto made = std::make_unique<RigAssistant>();
-  made->model = Must(engine::LoadAssistant(dir, rig.model.config, rig.ops(), nullptr));
+  made->model =
+      Must(engine::LoadAssistant(dir, rig.model.config, rig.ops(), nullptr, rig.config.weights));
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
   for (const engine::KvGroup group : {engine::kSliding, engine::kFull}) {
     stores[group] = rig.stores[group].get();

@@ -44,8 +44,8 @@ EngineRig TinyRig(const TinyShape& shape, uint64_t seed, RigConfig config) {
   cpu.isa = config.isa;
   cpu.bf16_operands = !config.f32;
   kernels::CpuBackendPtr backend = Must(kernels::MakeCpuBackend(cpu));
-  engine::Model model =
-      Must(engine::LoadDummy(TinyConfig(shape), seed, kernels::CpuOps(*backend), nullptr));
+  engine::Model model = Must(engine::LoadDummy(TinyConfig(shape), seed, kernels::CpuOps(*backend),
+                                               nullptr, config.weights));
   std::mt19937_64 random(seed);
   for (int i = 0; i < shape.hidden; ++i) {
     const bool minus = random() % 2 == 0;
