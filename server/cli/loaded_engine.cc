@@ -82,20 +82,27 @@ void DescribeKv(const Console& console, const Settings& settings, const MemoryPl
 }
 
 // Once, when a layer's keys are rounded so far that its attention may look elsewhere.
-void WarnOfKeys(const Console& console, const engine::Model& model,
-                const std::vector<kvcache::KvPair>& pairs) {
-  const std::vector<double> sizes = engine::LogitSizes(model.config, model.weights);
+// The norms come from the files: the model's may lie on a device.
+absl::Status WarnOfKeys(const Console& console, const ModelSource& source,
+                        const std::vector<kvcache::KvPair>& pairs) {
+  const std::string directory = source.directory.string();
+  const absl::StatusOr<engine::Checkpoint> checkpoint = engine::OpenCheckpoint(directory);
+  if (!checkpoint.ok()) return checkpoint.status();
+  const auto norms = engine::ReadQkNorms(*checkpoint, source.config, directory);
+  if (!norms.ok()) return norms.status();
+  const std::vector<double> sizes = engine::LogitSizes(source.config, norms->weights);
   int worst = 0;
   const auto noise = [&](int layer) { return sizes[layer] * engine::KeyNoise(pairs[layer].k); };
-  for (int i = 1; i < model.config.num_layers(); ++i) {
+  for (int i = 1; i < source.config.num_layers(); ++i) {
     if (noise(i) > noise(worst)) worst = i;
   }
-  if (noise(worst) <= engine::kLogitNoiseLimit) return;
+  if (noise(worst) <= engine::kLogitNoiseLimit) return absl::OkStatus();
   console.Warn(absl::StrFormat(
       "keys in %s may be too coarse for this model: in layer %d logits of attention are predicted "
       "to be off by %.2f, more than %.2f; --kv-type-k q8 is safer, tandem inspect shows all layers",
       std::string(kvcache::KvFormatName(pairs[worst].k)), worst, noise(worst),
       engine::kLogitNoiseLimit));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -166,7 +173,8 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
   loaded->model = *std::move(model);
   loaded->load_s = bar->elapsed_s();
   if (!source.dummy()) {
-    WarnOfKeys(console, loaded->model, *engine::KvPairs(source.config, loaded->kv_formats));
+    const auto pairs = engine::KvPairs(source.config, loaded->kv_formats);
+    if (absl::Status s = WarnOfKeys(console, source, *pairs); !s.ok()) return s;
   }
 
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};
