@@ -137,6 +137,17 @@ def test_a_device_that_is_not_there():
     assert "--device is 'gpu'" in message and "cuda:N" in message
 
 
+@pytest.mark.parametrize("weights", ["bf16", "int4"])
+def test_a_device_answers(weights):
+    # Emulated kernels, with the assistant; only builds with tests have them.
+    words = ["run", "-p", "Hello there", "--model", MODEL, "--draft-model",
+             MODEL.parent / "assistant", "--device", "emu", "--weights", weights, "-n", "8",
+             "--max-context", "128", "--max-step-rows", "16", "--temperature", "0"]
+    first, second = tandem(*words), tandem(*words, "--spec-mode", "off")
+    assert first.returncode == DONE and first.stdout.strip(), first
+    assert first.stdout == second.stdout
+
+
 def test_f32_is_not_for_devices():
     message = fails(FAILED, "run", "-p", "x", "--model", MODEL, "--device", "cuda", "--dtype", "f32")
     assert "--device cuda and --dtype f32" in message
