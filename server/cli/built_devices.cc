@@ -1,5 +1,8 @@
 #include "server/cli/built_devices.h"
 
+#include <cstdlib>
+#include <string>
+
 #ifdef TANDEM_EMULATED_DEVICE
 #include "kernels/cuda/emulated_backend.h"
 #endif
@@ -49,6 +52,14 @@ absl::StatusOr<std::unique_ptr<kernels::DeviceBackend>> OpenEmulated(
 #else
   return absl::UnimplementedError("this build has no emulated kernels; use --device cpu");
 #endif
+}
+
+kernels::CudaLibraryDirs CudaLibraries() {
+  const auto directory = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return std::string(value != nullptr ? value : "");
+  };
+  return {.own = directory("TANDEM_CUDA_LIB_DIR"), .cuda_home = directory("CUDA_HOME")};
 }
 
 }  // namespace tandem::server

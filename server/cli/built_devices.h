@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_info.h"
 
@@ -26,6 +27,9 @@ absl::StatusOr<std::vector<kernels::DeviceInfo>> ListCudaDevices();
 //   errors  as above
 absl::StatusOr<std::unique_ptr<kernels::DeviceBackend>> OpenCuda(int index,
                                                                  kernels::CpuBackend& host);
+
+// Where this process is told that NVIDIA's libraries lie: TANDEM_CUDA_LIB_DIR, CUDA_HOME.
+kernels::CudaLibraryDirs CudaLibraries();
 
 // A device with emulated kernels, for tests.
 //   errors  kUnimplemented in a build without tests

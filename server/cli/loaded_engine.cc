@@ -8,6 +8,8 @@
 #include "engine/kv_layers.h"
 #include "engine/kv_self_test.h"
 #include "engine/logit_noise.h"
+#include "engine/prompt_products.h"
+#include "server/cli/built_devices.h"
 #include "server/cli/format.h"
 #include "server/config/kv_setting.h"
 #include "server/config/weight_setting.h"
@@ -175,6 +177,13 @@ absl::StatusOr<std::unique_ptr<LoadedEngine>> LoadEngine(
   if (!source.dummy()) {
     const auto pairs = engine::KvPairs(source.config, loaded->kv_formats);
     if (absl::Status s = WarnOfKeys(console, source, *pairs); !s.ok()) return s;
+  }
+
+  if (kernels::DeviceBackend* device = loaded->backends.device.get(); device != nullptr) {
+    const std::string prompts =
+        device->PreparePrompts(engine::PromptProducts(loaded->model.weights),
+                               settings.max_step_rows, kernels::CublasLtPaths(CudaLibraries()));
+    console.Note("prompts", prompts, "products=\"" + prompts + "\"");
   }
 
   std::array<kvcache::BlockStore*, engine::kNumKvGroups> stores = {};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_replace.h"
+#include "server/cli/built_devices.h"
 #include "server/cli/completions.h"
 #include "server/cli/log_setup.h"
 #include "server/cli/terminal.h"
@@ -64,14 +65,6 @@ std::string CommandText(const std::vector<std::string>& words) {
     text += plain ? " " + word : " '" + absl::StrReplaceAll(word, {{"'", "'\\''"}}) + "'";
   }
   return text;
-}
-
-kernels::CudaLibraryDirs CudaLibrariesOf(const Environment& environment) {
-  const auto directory = [&](const char* name) {
-    const auto found = environment.find(name);
-    return found == environment.end() ? std::string() : found->second;
-  };
-  return {.own = directory("TANDEM_CUDA_LIB_DIR"), .cuda_home = directory("CUDA_HOME")};
 }
 
 int Main(const std::vector<std::string>& words) {
@@ -143,9 +136,11 @@ int Main(const std::vector<std::string>& words) {
     case Verb::kBenchKvQuality:
       status = BenchKvQuality(settings, terminal, CommandText(words));
       break;
+    case Verb::kBenchKernels:
+      status = BenchKernels(settings, terminal, CommandText(words));
+      break;
     case Verb::kDoctor:
-      return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment),
-                    CudaLibrariesOf(environment));
+      return Doctor(settings, LookAtTerminal(STDOUT_FILENO, environment), CudaLibraries());
     case Verb::kHealth: {
       const absl::StatusOr<int> exit_status = Health(settings);
       if (exit_status.ok()) return *exit_status;
