@@ -49,6 +49,10 @@ absl::Status BenchAccept(const Settings& settings, const Terminal& terminal,
 absl::Status BenchKv(const Settings& settings, const Terminal& terminal,
                      const std::string& command_line);
 
+// Measures operations of the backend one by one, without a checkpoint. `command_line` as above.
+absl::Status BenchKernels(const Settings& settings, const Terminal& terminal,
+                          const std::string& command_line);
+
 // Measures how far KV formats move what a model says. `command_line` as above.
 absl::Status BenchKvQuality(const Settings& settings, const Terminal& terminal,
                             const std::string& command_line);

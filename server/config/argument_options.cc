@@ -17,7 +17,8 @@ constexpr unsigned kCompletions = Bit(Verb::kCompletions);
 constexpr unsigned kLoads =
     kServe | kChat | kRun | kBench | kBenchAccept | kBenchServe;  // verbs that load weights
 constexpr unsigned kPlans = kLoads | kInspect | kDoctor;          // verbs that say what fits
-constexpr unsigned kKv = Bit(Verb::kBenchKv) | Bit(Verb::kBenchKvQuality);
+constexpr unsigned kKv =
+    Bit(Verb::kBenchKv) | Bit(Verb::kBenchKvQuality) | Bit(Verb::kBenchKernels);
 
 constexpr double kAnyInt = 2147483647.0;
 

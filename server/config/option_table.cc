@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "server/config/argument_options.h"
+#include "server/config/bench_kernels_options.h"
 #include "server/config/bench_kv_options.h"
 #include "server/config/bench_model_options.h"
 #include "server/config/bench_serve_options.h"
@@ -16,9 +17,9 @@ namespace {
 
 std::vector<OptionSpec> MakeOptions() {
   std::vector<OptionSpec> options;
-  for (const auto& more : {ArgumentOptions(), SettingOptions(), BenchCompareOptions(),
-                           BenchAcceptOptions(), BenchServeOptions(), BenchKvOptions(),
-                           BenchKvQualityOptions()}) {
+  for (const auto& more :
+       {ArgumentOptions(), SettingOptions(), BenchCompareOptions(), BenchAcceptOptions(),
+        BenchServeOptions(), BenchKvOptions(), BenchKvQualityOptions(), BenchKernelsOptions()}) {
     options.insert(options.end(), more.begin(), more.end());
   }
   return options;
@@ -36,7 +37,7 @@ std::string Spelled(std::string_view name, char separator, bool upper) {
 }  // namespace
 
 std::span<const VerbSpec> Verbs() {
-  static constexpr std::array<VerbSpec, 13> kVerbs = {{
+  static constexpr std::array<VerbSpec, 14> kVerbs = {{
       {Verb::kServe, "serve", "", "", "serve a model over gRPC, with metrics and probes over HTTP"},
       {Verb::kChat, "chat", "", "", "talk to a model in this terminal, or to a server"},
       {Verb::kRun, "run", "", "", "answer one prompt and exit"},
@@ -51,6 +52,8 @@ std::span<const VerbSpec> Verbs() {
       {Verb::kBenchKv, "bench kv", "", "", "measure what KV formats save and what they cost"},
       {Verb::kBenchKvQuality, "bench kv-quality", "", "",
        "measure how far KV formats move a model's words"},
+      {Verb::kBenchKernels, "bench kernels", "", "",
+       "measure operations against the memory's bandwidth"},
       {Verb::kDoctor, "doctor", "", "", "check machine, model, memory and ports before serving"},
       {Verb::kHealth, "health", "", "", "ask a server whether it is ready; exit status 0 or 1"},
       {Verb::kConfig, "config", "", "", "print the settings in force as a TOML file"},

@@ -29,6 +29,7 @@ enum class Verb : unsigned {
   kBenchServe,
   kBenchKv,
   kBenchKvQuality,
+  kBenchKernels,
   kDoctor,
   kHealth,
   kConfig,

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "server/config/bench_kernels_options.h"
 #include "server/config/bench_kv_options.h"
 #include "server/config/bench_model_options.h"
 #include "server/config/bench_serve_options.h"
@@ -89,7 +90,8 @@ absl::Status CheckTogether(const Invocation& invocation) {
     return Contradiction(absl::StrFormat("%s dummy needs --model-shape e2b, e4b, 12b, 26b or 31b",
                                          Given(invocation, "load-format")));
   }
-  if (!dummy && given("model-shape") && invocation.verb != Verb::kBenchKv) {
+  if (!dummy && given("model-shape") && invocation.verb != Verb::kBenchKv &&
+      invocation.verb != Verb::kBenchKernels) {
     return Contradiction(absl::StrFormat(
         "%s %s has no effect without --load-format dummy; add that or drop the shape",
         Given(invocation, "model-shape"), s.model_shape));
@@ -186,6 +188,12 @@ absl::StatusOr<Invocation> Resolve(std::span<const std::string> words,
   if (invocation.verb == Verb::kBenchKv) {
     if (absl::Status s = CheckBenchKv(invocation.settings.bench_kv, invocation.given); !s.ok())
       return s;
+  }
+  if (invocation.verb == Verb::kBenchKernels) {
+    if (absl::Status s = CheckBenchKernels(invocation.settings.bench_kernels, invocation.given);
+        !s.ok()) {
+      return s;
+    }
   }
   if (invocation.verb == Verb::kBenchServe) {
     if (absl::Status s = CheckBenchServe(invocation.settings.bench_serve, invocation.given);

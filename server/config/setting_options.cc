@@ -20,6 +20,7 @@ constexpr unsigned kLoads =
     kServe | kChat | kRun | kBench | kBenchAccept | kBenchServe;  // verbs that load weights
 constexpr unsigned kPlans = kLoads | kInspect | kDoctor;          // verbs that say what fits
 constexpr unsigned kKv = Bit(Verb::kBenchKv);
+constexpr unsigned kKernels = Bit(Verb::kBenchKernels);
 constexpr unsigned kKvQuality = Bit(Verb::kBenchKvQuality);  // loads, but chooses formats itself
 
 constexpr double kAnyInt = 2147483647.0;
@@ -105,7 +106,7 @@ std::vector<OptionSpec> SettingOptions() {
 
       {.name = "device",
        .group = Group::kHardware,
-       .verbs = kPlans | kKv | kKvQuality,
+       .verbs = kPlans | kKv | kKvQuality | kKernels,
        .placeholder = "DEVICE",
        .target = [](Settings& s) -> Target { return &s.device; },
        .check = CheckDeviceName,
@@ -117,7 +118,7 @@ std::vector<OptionSpec> SettingOptions() {
       {.name = "threads",
        .letter = 't',
        .group = Group::kHardware,
-       .verbs = kLoads | kDoctor | kKv | kKvQuality,
+       .verbs = kLoads | kDoctor | kKv | kKvQuality | kKernels,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.threads; },
        .min = 0,
@@ -127,7 +128,7 @@ std::vector<OptionSpec> SettingOptions() {
        .detail = "By default one per CPU of the affinity mask, at most the cgroup's quota."},
       {.name = "cpu-isa",
        .group = Group::kHardware,
-       .verbs = kLoads | kDoctor | kKv | kKvQuality,
+       .verbs = kLoads | kDoctor | kKv | kKvQuality | kKernels,
        .is_common = false,
        .placeholder = "ISA",
        .target = [](Settings& s) -> Target { return &s.cpu_isa; },
@@ -156,7 +157,7 @@ std::vector<OptionSpec> SettingOptions() {
        .detail = "0 is automatic: the model's limit, or less when the KV cache is smaller."},
       {.name = "max-step-rows",
        .group = Group::kScheduling,
-       .verbs = kPlans | kKvQuality,
+       .verbs = kPlans | kKvQuality | kKernels,
        .placeholder = "N",
        .target = [](Settings& s) -> Target { return &s.max_step_rows; },
        .min = 16,

@@ -79,6 +79,15 @@ struct BenchKvArguments {
   std::string output = "md";
 };
 
+// Arguments of `tandem bench kernels`.
+struct BenchKernelsArguments {
+  std::string model;  // whose operations; empty: those of the shape
+  std::string model_shape = "e2b";
+  std::string family = "all";
+  int repetitions = 5;
+  std::string output = "md";
+};
+
 // Arguments of `tandem bench kv-quality`.
 struct BenchKvQualityArguments {
   std::string formats = "f32,f16,q8,q8/turbo4,turbo4,turbo3,turbo2";
@@ -216,6 +225,7 @@ struct Settings {
   BenchServeArguments bench_serve;
   BenchKvArguments bench_kv;
   BenchKvQualityArguments bench_kv_quality;
+  BenchKernelsArguments bench_kernels;
   HealthArguments health;
   std::string shell;  // completions
 };
