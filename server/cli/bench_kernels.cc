@@ -11,6 +11,7 @@
 #include "server/cli/bench_kernels_report.h"
 #include "server/cli/console.h"
 #include "server/cli/machine.h"
+#include "server/cli/memory_plan.h"
 #include "server/cli/model_source.h"
 #include "server/cli/verbs.h"
 #include "server/config/bench_kernels_options.h"
@@ -61,6 +62,7 @@ absl::Status BenchKernels(const Settings& settings, const Terminal& terminal,
   }
   BenchFacts facts = BenchFactsOf(*backends, command_line);
   facts.model = name;
+  facts.parameters = CountParameters(*config);
   absl::StatusOr<KernelBench> bench =
       KernelBench::Create(backends->ops(), plan, [&](const KernelResult& result) {
         const double us = Median(result.seconds) * 1e6;

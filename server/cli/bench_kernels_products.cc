@@ -50,7 +50,7 @@ absl::Status RunLinear(const engine::ModelConfig& config, const ProductShape& sh
         .rows = each.rows,
         .prompt = each.prompt,
         .bytes = LinearBytes(shape, each.rows, ops.operand_bytes),
-        .calls = each.prompt ? 1 : copies};
+        .calls = copies};
     const PlainRows plain(each.rows, config.vocab);
     ops.stage(ops.backend, plain.Args(each.prompt));
     status = bench.Run(test, [&](int call) {
@@ -176,7 +176,7 @@ absl::Status RunGegluCases(const engine::ModelConfig& config, const KernelRows& 
           .rows = each.rows,
           .prompt = each.prompt,
           .bytes = GegluBytes(format, width, shape.in, each.rows, ops.operand_bytes),
-          .calls = each.prompt ? 1 : copies};
+          .calls = copies};
       const PlainRows plain(each.rows, config.vocab);
       ops.stage(ops.backend, plain.Args(each.prompt));
       status = bench.Run(test, [&](int call) {

@@ -59,7 +59,7 @@ std::string Markdown(const BenchFacts& facts, std::span<const KernelResult> resu
     text += absl::StrFormat(
         "\nMoves: bytes of one call by formula, each input read once and each result written once. "
         "Times: medians and range of %d runs. GB/s: 10^9 bytes of that per second. Of many rows "
-        "arithmetic decides, not memory.\n",
+        "arithmetic decides, not memory; what only reads can be faster than a copy.\n",
         results[0].seconds.size());
   }
   if (!left_out.empty()) text += "\nLeft out:\n\n";

@@ -1,4 +1,4 @@
-"""`tandem bench kv` and `tandem bench kv-quality` on the real program."""
+"""`tandem bench kv`, `bench kv-quality` and `bench kernels` on the real program."""
 
 import json
 import os
@@ -70,8 +70,20 @@ def test_bytes_and_times_of_a_published_shape():
         assert test["formats"][0]["us_per_token"] > 0
 
 
+def test_operations_of_a_published_shape_beside_copies():
+    told = report("kernels", "--family", "norm,embed", "-r", 1, "--device", "cpu")
+    assert told["model"] == "e2b"
+    assert {each["family"] for each in told["operations"]} == {"norm", "embed"}
+    one_row = told["operations"][0]
+    assert (one_row["rows"], one_row["bytes"]) == (1, 1536 * (4 + 4 + 4))
+    for each in told["operations"]:
+        assert each["us"] > 0 and each["copy_share"] > 0, each
+
+
 def test_what_can_not_be_measured_is_refused(tmp_path):
     for words, status, reason in (
+            (["kernels", "--family", "gemm"], USAGE, "qkv-post"),
+            (["kernels", "--family", "experts"], FAILED, "--model-shape 26b"),
             (["kv", "--formats", "q8,q5"], USAGE, "turbo4"),
             (["kv", "--formats", "compact"], USAGE, "compact"),
             (["kv", "--model", DEMO, "-s", "1000000", "-c", "8192"], FAILED, "--sequences"),
