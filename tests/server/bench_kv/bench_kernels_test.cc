@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "server/cli/bench_kernels_cases.h"
 #include "server/cli/bench_kernels_report.h"
+#include "server/cli/built_devices.h"
 #include "server/config/bench_kernels_options.h"
 #include "tests/engine/engine_rig.h"
 
@@ -61,9 +62,13 @@ TEST(KernelBytesTest, RowsAreReadAndWrittenOnce) {
 class KernelBenchTest : public ::testing::Test {
  protected:
   absl::StatusOr<KernelBench> Measure(const std::string& variant, const KernelBenchPlan& plan) {
+    return Measure(variant, plan, ops());
+  }
+  absl::StatusOr<KernelBench> Measure(const std::string& variant, const KernelBenchPlan& plan,
+                                      const kernels::Ops& on) {
     const engine::ModelConfig config = testing::GoldenTarget(variant);
     absl::StatusOr<KernelBench> bench =
-        KernelBench::Create(ops(), plan, [this](const KernelResult&) { ++told_; });
+        KernelBench::Create(on, plan, [this](const KernelResult&) { ++told_; });
     if (!bench.ok()) return bench;
     const KernelRows rows = {.generated = {1, 3}, .prompt = 5, .sequences = 2, .context = 70};
     if (absl::Status s = RunKernelFamilies(config, kKernelFamilies, rows, *bench); !s.ok()) {
@@ -116,6 +121,21 @@ TEST_F(KernelBenchTest, EveryOperationOfAModelIsMeasured) {
   EXPECT_EQ(families.size(), kKernelFamilies.size());
 }
 
+TEST_F(KernelBenchTest, ADeviceIsMeasuredThroughTheSameTable) {
+  const auto device = OpenEmulated(*backend_);
+  ASSERT_TRUE(device.ok()) << device.status();
+  KernelBenchPlan plan = tiny_;
+  plan.repetitions = 1;
+  plan.least_rotated_bytes = 0;
+  for (const char* variant : {"e2b-like", "26b-like"}) {
+    const absl::StatusOr<KernelBench> bench = Measure(variant, plan, (*device)->ops());
+    ASSERT_TRUE(bench.ok()) << bench.status();
+    EXPECT_THAT(bench->left_out(), IsEmpty());
+    EXPECT_GT(bench->results().size(), 40u);
+    for (const KernelResult& result : bench->results()) EXPECT_GT(BytesPerSecond(result), 0.0);
+  }
+}
+
 TEST_F(KernelBenchTest, WhatMemoryDoesNotSufficeForIsLeftOutByName) {
   KernelBenchPlan plan = tiny_;
   plan.most_bytes = 1 << 12;
@@ -124,6 +144,18 @@ TEST_F(KernelBenchTest, WhatMemoryDoesNotSufficeForIsLeftOutByName) {
   ASSERT_THAT(bench->left_out(), Not(IsEmpty()));
   EXPECT_THAT(bench->left_out()[0].what, HasSubstr("bf16"));
   EXPECT_THAT(bench->left_out()[0].why, AllOf(HasSubstr("4.0 KiB"), HasSubstr("smaller shape")));
+}
+
+TEST_F(KernelBenchTest, ArraysTakeTurns) {
+  KernelBench bench = *KernelBench::Create(ops(), tiny_, [](const KernelResult&) {});
+  bench.StartFamily("linear");
+  std::vector<int> given;
+  ASSERT_TRUE(
+      bench.Run({.name = "x", .bytes = 1, .calls = 3}, [&](int call) { given.push_back(call); })
+          .ok());
+  // Two warm-ups, one run to see how long it takes, two repetitions.
+  ASSERT_THAT(given, SizeIs(5 * 3));
+  for (size_t i = 0; i < given.size(); ++i) EXPECT_EQ(given[i], static_cast<int>(i % 3));
 }
 
 TEST_F(KernelBenchTest, ArraysAreRotatedPastTheCache) {
