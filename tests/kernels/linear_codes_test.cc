@@ -82,7 +82,8 @@ struct Out {
   }
   bool SameBitsAs(const Out& other) const {
     return values.size() == other.values.size() &&
-           std::memcmp(values.data(), other.values.data(), sizeof(float) * values.size()) == 0;
+           (values.empty() ||
+            std::memcmp(values.data(), other.values.data(), sizeof(float) * values.size()) == 0);
   }
   const float* Row(int t) const { return values.data() + size_t{1} * t * stride; }
   std::vector<float> Tight() const {
