@@ -123,8 +123,9 @@ TEST_P(EmulatedEngineTest, ARowsBitsDependOnItsSequenceAlone) {
     size_t at = 0;
     for (const int rows : {1, 7, static_cast<int>(a.size()) - 8}) {
       std::vector<RigRun> runs = {{.sequence = &first, .rows = rows, .all_logits = true}};
-      if (second.done < static_cast<int>(b.size())) {
-        runs.insert(runs.begin(), {.sequence = &second, .rows = 2});
+      const int left = static_cast<int>(b.size()) - second.done;
+      if (left > 0) {
+        runs.insert(runs.begin(), {.sequence = &second, .rows = std::min(2, left)});
       }
       rig.Step(runs);
       for (const std::vector<float>& logits : runs.back().logits) {
