@@ -147,7 +147,9 @@ engine::Propose Oracle(const std::vector<std::vector<int32_t>>& texts) {
   return [&texts](std::span<const engine::DraftSlot> slots, std::span<engine::Draft> drafts) {
     for (size_t i = 0; i < slots.size(); ++i) {
       for (const std::vector<int32_t>& text : texts) {
-        if (!std::equal(slots[i].prompt.begin(), slots[i].prompt.end(), text.begin())) continue;
+        const std::span<const int32_t> prompt = slots[i].prompt;
+        if (prompt.size() > text.size()) continue;
+        if (!std::equal(prompt.begin(), prompt.end(), text.begin())) continue;
         for (int n = 1; n <= slots[i].max_tokens; ++n) {
           const size_t at = slots[i].position + n;
           if (at >= text.size()) break;
